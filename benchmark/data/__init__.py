@@ -1,0 +1,1 @@
+"""From a named source to canonical interactions, leave-one-out splits and item embeddings."""
