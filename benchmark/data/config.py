@@ -1,0 +1,84 @@
+"""A data set as its yaml names it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from benchmark.data.encoder import EncoderConfig
+from benchmark.data.sources import open_source
+
+COUNTS = ("users", "items", "interactions", "train_rows", "valid_rows", "test_rows")
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """A data set, as its yaml names it.
+
+    Attributes:
+        name: folder name in the store; lower case.
+        label: the name that tables and figures show.
+        source: options of the source, ``kind`` among them (see `benchmark.data.sources`).
+        encoder: how items get their vectors; None for a data set without text.
+        users: keep only a fixed sample of this many users; None keeps all.
+        invariants: counts of the full data set, before sampling, that must come out; the rows are
+            those of all prefixes.
+    """
+
+    name: str
+    label: str
+    source: Mapping[str, Any]
+    encoder: EncoderConfig | None = None
+    users: int | None = None
+    invariants: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.name):
+            raise ValueError(
+                f"dataset.name must be lower-case letters, digits and . _ -, not {self.name!r}"
+            )
+        if self.users is not None and (type(self.users) is not int or self.users < 1):
+            raise ValueError(
+                f"dataset.users must be null or a whole number from 1, not {self.users!r}"
+            )
+        for key, value in self.invariants.items():
+            if key not in COUNTS:
+                raise ValueError(f"dataset.invariants has no {key!r}; it knows {', '.join(COUNTS)}")
+            if type(value) is not int or value < 0:
+                raise ValueError(f"dataset.invariants.{key} must be a whole number, not {value!r}")
+        open_source(self.source)  # refuses impossible options; reads nothing
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, Any]) -> DatasetConfig:
+        """From the yaml (a dict or hydra's own mapping).
+
+        Raises:
+            ValueError: an unknown or missing key, or an impossible value, in one line.
+        """
+        values: dict[str, Any] = plain(options)
+        known = [entry.name for entry in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"dataset has no key {key!r}; it knows {', '.join(known)}")
+        for key in ("name", "label", "source"):
+            if not values.get(key):
+                raise ValueError(f"dataset needs the key {key!r}")
+        encoder = values.pop("encoder", None)
+        values["invariants"] = values.get("invariants") or {}
+        return cls(encoder=EncoderConfig.from_mapping(encoder) if encoder else None, **values)
+
+    @property
+    def store_name(self) -> str:
+        """The name that results are stored under: a sample never shares it with the full set."""
+        return self.name if self.users is None else f"{self.name}-{self.users}u"
+
+
+def plain(value: Any) -> Any:
+    """Nested dicts and lists of a mapping that may be hydra's."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(inner) for inner in value]
+    return value

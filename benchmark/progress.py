@@ -1,0 +1,66 @@
+"""Progress of one cell: a bar with the time left, or a small file that the scheduler reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmark.store import write_text
+
+FILE_VARIABLE = "DIGER_BENCH_PROGRESS_FILE"
+
+
+class Bar:
+    """Shows (done, total, unit, note) on standard error; one bar per phase of the work."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: Any = None
+        self._key: tuple[int, str] | None = None
+
+    def __call__(self, done: int, total: int, unit: str, note: str = "") -> None:
+        if self._key != (total, unit):
+            self.close()
+            # In a log file a line now and then is enough.
+            pause = 0.2 if sys.stderr.isatty() else 15.0
+            self._bar = tqdm(
+                total=total, unit=unit, desc=self._label, initial=done, mininterval=pause
+            )
+            self._key = (total, unit)
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._key = None, None
+
+
+class File:
+    """Writes the same facts to a file, at most twice a second."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._last = path, 0.0
+
+    def __call__(self, done: int, total: int, unit: str, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last < 0.5 and done < total:
+            return
+        self._last = now
+        write_text(
+            self._path, json.dumps({"done": done, "total": total, "unit": unit, "note": note})
+        )
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def make_progress(label: str) -> Bar | File:
+    path = os.environ.get(FILE_VARIABLE)
+    return File(Path(path)) if path else Bar(label)

@@ -1,0 +1,185 @@
+"""Tables that explain results: codes and collisions, cost, training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from benchmark.aggregate import DatasetResults, MethodRuns, evaluated_users
+from benchmark.metrics import CODE_LEVEL, METRICS
+from benchmark.report.codes import code_uses
+from benchmark.report.table import Column, Table, fixed, integer, percent, share, significant
+from benchmark.store import StoredRun
+
+MIB = 2**20
+
+
+def codes_table(result: DatasetResults) -> Table | None:
+    """Code use and what counting codes instead of items would report; None without any SIDs."""
+    k = result.headline_k
+    items = result.summary("ndcg", k)["mean"]
+    codes = result.summary(f"{CODE_LEVEL}ndcg", k)["mean"]
+    rows, guessed = [], []
+    for method in result.methods:
+        uses = code_uses(method)
+        if not uses:
+            continue
+        if not all(use.size_known for use in uses):
+            guessed.append(method.label)
+        item, code = float(items[method.key]), float(codes.get(method.key, np.nan))
+        rows.append(
+            {
+                "method": method.label,
+                "item": item,
+                "code": code,
+                "inflation": code / item - 1 if item > 0 else None,
+                "collisions": np.mean([use.collision_rate for use in uses]),
+                "group": max(use.largest_group for use in uses),
+                "size": uses[0].counts.shape[1],
+                "used": _levels([use.used for use in uses], 0),
+                "perplexity": _levels([use.perplexity for use in uses], 1),
+                "balance": _levels([use.balance for use in uses], 2),
+            }
+        )
+    if not rows:
+        return None
+    label = f"{METRICS['ndcg'].label}@{k}"
+    columns = (
+        Column("method", "Method"), Column("item", f"{label}, items", fixed(4)),
+        Column("code", f"{label}, codes", fixed(4)), Column("inflation", "Inflation", percent),
+        Column("collisions", "Collision rate", share), Column("group", "Largest group", integer),
+        Column("size", "Codes a level", integer), Column("used", "Used"),
+        Column("perplexity", "Perplexity"), Column("balance", "Balance"),
+    )  # fmt: skip
+    caption = (
+        f"Semantic IDs on {result.dataset}, means over seeds, levels separated by slashes. A hit "
+        "counts the target item; 'codes' counts its codes without the suffix, whichever item has "
+        "them, and inflation is what that adds. Collision rate = 1 - distinct code tuples / "
+        "items; balance = 1 - sum_k |n_k - N/K| / (2N); perplexity = exp(entropy) of code use."
+    )
+    notes = [f"{', '.join(guessed)}: the run does not say how many codes a level has; the highest "
+             "code in use was taken."] if guessed else []  # fmt: skip
+    return Table(f"{result.dataset}-codes", pd.DataFrame(rows), columns, caption, tuple(notes))
+
+
+def efficiency_table(result: DatasetResults) -> Table:
+    """One row a method: parameters, times, memory, on what."""
+    rows = []
+    for method in result.methods:
+        milliseconds = [
+            1000 * run.info["seconds"]["rank"] / evaluated_users(run.info)
+            for run in method.runs
+            if (run.info.get("seconds") or {}).get("rank") is not None
+        ]
+        memory = method.mean_fact("peak_memory_bytes")
+        rows.append(
+            {
+                "method": method.label,
+                "parameters": method.mean_fact("describe", "parameters"),
+                "fit": method.mean_fact("seconds", "fit"),
+                "rank": float(np.mean(milliseconds)) if milliseconds else None,
+                "memory": memory / MIB,
+                "device": _distinct(method.facts("device", "name")),
+                "threads": _distinct(method.facts("device", "threads")),
+            }
+        )
+    columns = (
+        Column("method", "Method"), Column("parameters", "Parameters", integer),
+        Column("fit", "Training, s", significant),
+        Column("rank", "Ranking, ms a user", significant),
+        Column("memory", "Peak memory, MiB", integer), Column("device", "Device"),
+        Column("threads", "Threads"),
+    )  # fmt: skip
+    caption = (
+        f"Cost on {result.dataset}, means over seeds. Times are wall-clock and include whatever "
+        "else the machine was doing; compare them only on the same device and threads."
+    )
+    return Table(f"{result.dataset}-efficiency", pd.DataFrame(rows), columns, caption)
+
+
+def training_table(result: DatasetResults) -> Table | None:
+    """One row a method that logs epochs; None where none does."""
+    rows = [_training_row(method) for method in result.methods if any(map(epochs, method.runs))]
+    if not rows:
+        return None
+    columns = (
+        Column("method", "Method"), Column("epochs", "Epochs"), Column("best", "Best epoch"),
+        Column("scale", "Logit scale"), Column("snr", "Signal to noise", significant),
+        Column("drift", "Drift an epoch", share), Column("first", "|dL_rec|, first", significant),
+        Column("last", "|dL_rec|, last", significant), Column("verdict", "L_rec gradient"),
+    )  # fmt: skip
+    caption = (
+        f"Training on {result.dataset}. Epochs and best epoch by seed; the rest are means over "
+        "seeds and levels. Signal to noise: median gap between a level's best two logits over "
+        "the noise, last epoch. Drift: share of items whose codes change in an epoch, mean over "
+        "epochs. |dL_rec|: norm of the recommendation loss's gradient on the codebooks in the "
+        "first and last epoch; the verdict says whether that gradient reached the tokenizer."
+    )
+    return Table(f"{result.dataset}-training", pd.DataFrame(rows), columns, caption)
+
+
+def _training_row(method: MethodRuns) -> dict[str, Any]:
+    logs = [epochs(run) for run in method.runs]
+    gradients = [grads for log in logs if (grads := series(log, "grad/codebook"))]
+    return {
+        "method": method.label,
+        "epochs": ", ".join(str(len(log)) for log in logs),
+        "best": ", ".join(map(str, method.facts("describe", "best_epoch"))) or None,
+        "scale": _distinct(method.facts("describe", "logit_scale")),
+        "snr": _mean([np.mean(s[-1][1]) for log in logs if (s := series(log, "snr"))]),
+        "drift": _mean([np.mean([np.mean(v) for _, v in s])
+                        for log in logs if (s := series(log, "drift/full"))]),
+        "first": _mean([np.mean(grads[0][1]) for grads in gradients]),
+        "last": _mean([np.mean(grads[-1][1]) for grads in gradients]),
+        "verdict": _distinct([gradient_verdict([v for _, v in grads]) for grads in gradients])
+        or "not measured",
+    }  # fmt: skip
+
+
+def gradient_verdict(norms: Sequence[NDArray[np.float64]]) -> str:
+    """Whether L_rec reaches the tokenizer, from gradient norms [m] on the codebooks, an epoch each.
+
+    ``zero`` means exactly zero in every epoch: a detached path gives no rounding error.
+    """
+    if not norms:
+        return "not measured"
+    reached = np.any(np.stack(norms) > 0, axis=0)
+    if reached.all():
+        return "reaches tokenizer"
+    if not reached.any():
+        return "zero"
+    return f"reaches levels {', '.join(str(level + 1) for level in np.flatnonzero(reached))} only"
+
+
+def epochs(run: StoredRun) -> list[dict[str, Any]]:
+    """The run's log without the row -1 for the state before training."""
+    return [row for row in run.train_log() if row["epoch"] >= 0]
+
+
+def series(log: list[dict[str, Any]], key: str) -> list[tuple[int, NDArray[np.float64]]]:
+    """(epoch, values [levels], [1] for a plain number) where the log has the key, nothing
+    missing in it."""
+    found = []
+    for row in log:
+        value = row.get(key)
+        values = value if isinstance(value, list) else [value]
+        if values and all(v is not None for v in values):
+            found.append((int(row["epoch"]), np.asarray(values, dtype=np.float64)))
+    return found
+
+
+def _levels(values: Sequence[NDArray[Any]], digits: int) -> str:
+    """Mean over seeds, level by level: ``256 / 255 / 250``."""
+    return " / ".join(f"{value:.{digits}f}" for value in np.mean(np.stack(values), axis=0))
+
+
+def _distinct(values: Sequence[Any]) -> str | None:
+    return ", ".join(dict.fromkeys(str(value) for value in values)) or None
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,245 @@
+"""Figures from stored results, as matplotlib figures; ``save`` writes them as PNG and PDF.
+
+Equal input gives equal bytes: no dates in the files, no state shared through pyplot, and the
+package's own style sheet on matplotlib's defaults, whatever the user's settings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from benchmark.aggregate import DatasetResults, MethodRuns
+from benchmark.metrics import METRICS
+from benchmark.report.codes import CodeUse, code_use
+from benchmark.report.diagnostics import epochs, series
+from benchmark.store import StoredRun, atomic
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+FORMATS = ("png", "pdf")
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A finished figure, the name of its files, and what readers must know to read it."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    with matplotlib.style.context(["default", STYLE]):
+        yield
+
+
+def save(drawing: Drawing, folder: Path, command: str) -> list[Path]:
+    """Write ``<folder>/<name>.png`` and ``.pdf``; ``command`` goes into their metadata."""
+    metadata: dict[str, dict[str, str | None]] = {
+        "png": {"Software": None, "Comment": f"Made by: {command}"},
+        "pdf": {"CreationDate": None, "Subject": f"Made by: {command}"},
+    }
+    drawing.figure.draw_without_rendering()  # lays it out once, for both formats
+    drawing.figure.set_layout_engine("none")
+    paths = []
+    for form in FORMATS:
+        path = folder / f"{drawing.name}.{form}"
+        with style(), atomic(path) as temporary:
+            drawing.figure.savefig(temporary, format=form, metadata=metadata[form])
+        paths.append(path)
+    return paths
+
+
+def all_drawings(result: DatasetResults) -> list[Drawing]:
+    """Every figure that the stored runs of a data set allow."""
+    with style():
+        drawings = [validation_curves(result), code_history(result), noise_history(result)]
+        return [drawing for drawing in drawings if drawing is not None] + heat_maps(result)
+
+
+def grid_shape(n_codes: int) -> tuple[int, int]:
+    """Rows and columns of the most nearly square grid for the codes: (16, 16) for 256.
+
+    Where the codes only factor into a long strip, the last row stays partly empty.
+    """
+    for rows in range(math.isqrt(n_codes), 0, -1):
+        if n_codes % rows == 0 and n_codes // rows <= 2 * rows:
+            return rows, n_codes // rows
+    columns = math.isqrt(n_codes - 1) + 1
+    return -(-n_codes // columns), columns
+
+
+def code_grid(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Counts [K] laid out row by row, NaN where the grid has no code."""
+    rows, columns = grid_shape(len(counts))
+    grid = np.full(rows * columns, np.nan)
+    grid[: len(counts)] = counts
+    return grid.reshape(rows, columns)
+
+
+def heat_maps(result: DatasetResults) -> list[Drawing]:
+    """Code use of each method with semantic IDs, on one colour scale.
+
+    Codes of different seeds have nothing to do with each other, so the first seed is shown, not
+    a mean over seeds.
+    """
+    uses = [(method, use) for method in result.methods if (use := code_use(method.runs[0]))]
+    top = max((int(use.counts.max()) for _, use in uses), default=0)
+    return [_heat_map(result.dataset, method, use, top) for method, use in uses]
+
+
+def _heat_map(dataset: str, method: MethodRuns, use: CodeUse, top: int) -> Drawing:
+    levels, size = use.counts.shape
+    figure = _figure(2.6 * levels + 0.9, 3.4)
+    panels = figure.subplots(1, levels, squeeze=False)[0]
+    for level, axes in enumerate(panels):
+        image = axes.imshow(np.log1p(code_grid(use.counts[level])), vmin=0, vmax=np.log1p(top))
+        axes.set_title(
+            f"Level {level + 1}\n{use.used[level]} of {size} codes used\n"
+            f"perplexity {use.perplexity[level]:.1f}"
+        )
+        axes.set_axis_off()
+    ticks = [0, *(t for e in range(9) for t in (10**e, 3 * 10**e) if t < top / 1.3), top]
+    bar = figure.colorbar(image, ax=list(panels), ticks=[float(np.log1p(t)) for t in ticks],
+                          shrink=0.8, label="items on the code, log(1 + count)")  # fmt: skip
+    bar.ax.set_yticklabels([f"{tick:,}" for tick in ticks])
+    figure.suptitle(f"{method.label} on {dataset}: code use", fontsize=11)
+    caption = (
+        f"{method.label}: items on each code of each level (final semantic IDs, seed "
+        f"{method.seeds[0]}; codes 0 to {size - 1} row by row), one colour scale for all methods."
+    )
+    return Drawing(f"{dataset}-codes-{_file_name(method.key)}", figure, caption)
+
+
+def validation_curves(result: DatasetResults) -> Drawing | None:
+    """Validation NDCG over epochs; None where no method logs it."""
+    k = result.headline_k
+    figure = _figure(7.5, 3.8)
+    axes = figure.subplots()
+    if not _curves(axes, result, f"valid/ndcg@{k}", _mean_of_levels):
+        return None
+    axes.set_ylabel(f"validation {METRICS['ndcg'].label}@{k}")
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"Validation on {result.dataset}")
+    _legend(figure, [axes])
+    return Drawing(f"{result.dataset}-validation", figure, f"Validation curves. {_BAND}")
+
+
+_BAND = (
+    "Lines: mean over the seeds that reached the epoch; bands: their lowest to highest; dots: "
+    "epochs that not every seed reached."
+)
+
+
+def code_history(result: DatasetResults) -> Drawing | None:
+    """Codes in use and drift of the semantic IDs over epochs; None where neither is logged."""
+    return _two_panels(
+        result, "history", f"Codes and drift. {_BAND}",
+        ("codes/used", "used codes, mean over levels"),
+        ("drift/full", "items whose codes changed (share)"),
+    )  # fmt: skip
+
+
+def noise_history(result: DatasetResults) -> Drawing | None:
+    """Learned noise and share of hot codes over epochs; None where neither is logged."""
+    return _two_panels(
+        result, "noise", f"Noise. {_BAND}",
+        ("sigma", "sigma, mean over levels"), ("hot_share", "hot codes (share), mean over levels"),
+    )  # fmt: skip
+
+
+def _two_panels(
+    result: DatasetResults, name: str, caption: str, *panels: tuple[str, str]
+) -> Drawing | None:
+    present = [panel for panel in panels if any(
+        series(epochs(run), panel[0]) for run in result.runs)]  # fmt: skip
+    if not present:
+        return None
+    figure = _figure(4.6 * len(present) + 1.8, 3.6)
+    row = list(figure.subplots(1, len(present), squeeze=False)[0])
+    for axes, (key, label) in zip(row, present, strict=True):
+        _curves(axes, result, key, _mean_of_levels)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+    row[0].set_title(result.dataset, loc="left")
+    _legend(figure, row)
+    return Drawing(f"{result.dataset}-{name}", figure, caption)
+
+
+def _curves(
+    axes: Axes, result: DatasetResults, key: str,
+    reduce: Callable[[NDArray[np.float64]], float],
+) -> bool:  # fmt: skip
+    """Draw one line a method, each in its own style in every figure; False if there is none."""
+    looks = list(matplotlib.rcParams["axes.prop_cycle"])
+    drawn = False
+    for index, method in enumerate(result.methods):
+        by_epoch = history(method.runs, key, reduce)
+        if not by_epoch:
+            continue
+        drawn = True
+        look = looks[index % len(looks)]
+        x = np.array(list(by_epoch))
+        mean, low, high = (
+            np.array([f(values) for values in by_epoch.values()]) for f in (np.mean, min, max)
+        )
+        marker = "o" if len(x) == 1 else None
+        axes.plot(x, mean, label=method.label, marker=marker, **look)
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        partial = [len(values) < len(method.runs) for values in by_epoch.values()]
+        axes.plot(x[partial], mean[partial], ".", color=look["color"], linestyle="none")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return drawn
+
+
+def history(
+    runs: tuple[StoredRun, ...], key: str, reduce: Callable[[NDArray[np.float64]], float]
+) -> dict[int, list[float]]:
+    """The logged values of each epoch, one a run that reached it, by rising epoch."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        for epoch, values in series(epochs(run), key):
+            found.setdefault(epoch, []).append(reduce(values))
+    return dict(sorted(found.items()))
+
+
+def _mean_of_levels(values: NDArray[np.float64]) -> float:
+    return float(values.mean())
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, with a canvas of its own."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _legend(figure: Figure, row: list[Axes]) -> None:
+    """One legend for all panels, beside them so that it hides no line."""
+    entries: dict[str, Artist] = {}
+    for axes in row:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(str(label), handle)
+    figure.legend(list(entries.values()), list(entries), loc="outside right upper")
+
+
+def _file_name(key: str) -> str:
+    """A method's key as part of a file name."""
+    return (
+        "".join(c if c.isalnum() or c in "_-" else "-" for c in key).strip("-").replace("--", "-")
+    )

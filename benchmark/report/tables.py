@@ -1,0 +1,269 @@
+"""Tables of results: data sets, overall, beside reported numbers, pairwise tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmark.aggregate import DatasetResults, MethodRuns
+from benchmark.metrics import METRICS
+from benchmark.report.provenance import protocol_limits
+from benchmark.report.table import Column, Table, fixed, integer, p_value, percent, share
+from benchmark.significance import TESTS, compare_all, is_significant
+
+REPORTED = Path(__file__).parents[1] / "reported.json"
+ALPHA = 0.05
+MIN_SEEDS = 3  # below this nothing can be said about differences between trainings
+BETTER, WORSE = "†", "‡"
+
+#: Methods under test by the first word of their name; all others are baselines.
+PROPOSED = ("diger", "gumbel", "ste")
+
+
+def is_baseline(method: str) -> bool:
+    return method.split("_")[0] not in PROPOSED
+
+
+def dataset_table(results: Iterable[DatasetResults]) -> Table:
+    """One row a data set: sizes, limits of the protocol, where the texts come from."""
+    rows = []
+    for result in results:
+        info = result.runs[0].info
+        counts = info["counts"]
+        users, items, interactions = (counts[k] for k in ("users", "items", "interactions"))
+        rows.append(
+            {
+                "dataset": result.dataset,
+                **{k: counts.get(k) for k in _COUNTS},
+                "density": interactions / (users * items),
+                "mean": interactions / users,
+                "evaluated": len(result.users),
+                "limits": ", ".join(protocol_limits(info)) or "none",
+                "text": _first_fact(result, "text_source"),
+                "encoder": _first_fact(result, "encoder"),
+            }
+        )
+    columns = (
+        Column("dataset", "Data set"),
+        *(Column(key, header, integer) for key, header in _COUNTS.items()),
+        Column("density", "Density", share), Column("mean", "Interactions a user", fixed(1)),
+        Column("evaluated", "Users evaluated", integer), Column("limits", "Limits"),
+        Column("text", "Item text"), Column("encoder", "Text encoder"),
+    )  # fmt: skip
+    caption = (
+        "Data sets after preparation. Density is interactions / (users x items); a training row "
+        "is one prefix of a user's training items with at least one history item."
+    )
+    return Table("datasets", pd.DataFrame(rows), columns, caption)
+
+
+_COUNTS = {
+    "users": "Users", "items": "Items", "interactions": "Interactions",
+    "train_rows": "Training rows", "dropped_users": "Dropped users",
+}  # fmt: skip
+
+
+def overall_table(result: DatasetResults) -> Table:
+    """One row a method: Recall and NDCG at every cut-off, mean and sd over seeds."""
+    frame = pd.DataFrame(
+        {
+            "method": [m.label for m in result.methods],
+            "seeds": [len(m.seeds) for m in result.methods],
+        },
+        index=list(result.labels),
+    )
+    columns = [Column("method", "Method"), Column("seeds", "Seeds", integer)]
+    for metric in ("recall", "ndcg"):
+        for k in result.ks:
+            name, summary = f"{metric}@{k}", result.summary(metric, k)
+            frame[name], frame[f"{name}/sd"] = summary["mean"], summary["sd"]
+            frame[f"{name}/mark"] = pd.Series(_marks(result, metric, k))
+            columns.append(
+                Column(
+                    name,
+                    f"{METRICS[metric].label}@{k}",
+                    fixed(4),
+                    "max" if METRICS[metric].higher_is_better else "min",
+                    f"{name}/sd",
+                    f"{name}/mark",
+                )
+            )
+    reported = [row for row in reported_rows(result.dataset) if row["ndcg@10"] is not None]
+    if reported and 10 in result.ks:
+        frame["reported"] = [
+            "; ".join(f"{r['ndcg@10']:.4f}" for r in reported if is_reported_as(m, r)) or None
+            for m in result.methods
+        ]
+        columns.append(Column("reported", "Reported NDCG@10"))
+    return Table(
+        f"{result.dataset}-overall", frame, tuple(columns), _overall_caption(result),
+        (*_seed_notes(result), *_method_notes(result), *result.notes),
+    )  # fmt: skip
+
+
+def _marks(result: DatasetResults, metric: str, k: int) -> dict[str, str]:
+    """Mark of each proposed method that differs from the column's best baseline by every test."""
+    means = result.summary(metric, k)["mean"]
+    kinds = {method.key: is_baseline(method.method) for method in result.methods}
+    baselines = [key for key, baseline in kinds.items() if baseline]
+    marks = dict.fromkeys(kinds, "")
+    if not baselines or len(result.users) < 2:
+        return marks
+    best = str(means[baselines].idxmax())
+    for _, row in compare_all(result.values(metric, k)).iterrows():
+        if best in (row["a"], row["b"]) and is_significant(row, ALPHA):
+            other = row["b"] if row["a"] == best else row["a"]
+            if not kinds[other]:
+                marks[other] = BETTER if means[other] > means[best] else WORSE
+    return marks
+
+
+def _overall_caption(result: DatasetResults) -> str:
+    pairs = len(result.methods) * (len(result.methods) - 1) // 2
+    tests = " and ".join(test.label for test in TESTS.values())
+    return (
+        f"Results on {result.dataset}: mean ± standard deviation over seeds of the mean over "
+        f"{len(result.users):,} test users. Best value bold, second underlined. {BETTER} above, "
+        f"{WORSE} below the best baseline of the column: {tests} on per-user values averaged over "
+        f"seeds (n = {len(result.users):,} users) both give p < {ALPHA} after Holm's correction "
+        f"over the column's {pairs} pairs of methods. Baselines: "
+        f"{'; '.join(m.label for m in result.methods if is_baseline(m.method)) or 'none'}."
+    )
+
+
+def _seed_notes(result: DatasetResults) -> list[str]:
+    """What the tests cannot say, and for which methods there are too few trainings."""
+    lines = []
+    for number, words in ((1, "One training"), (2, "Two trainings")):
+        few = [m.label for m in result.methods if len(m.seeds) == number]
+        everyone = len(few) == len(result.methods)
+        if few:
+            lines.append(f"{words}: {'every method' if everyone else '; '.join(few)}.")
+    if lines:
+        return [f"{' '.join(lines)} Users only: the tests do not know how much one training "
+                "differs from the next; a mark says nothing beyond these trainings."]  # fmt: skip
+    return ["The tests see users only; how much trainings differ is shown by the standard "
+            "deviation, and no seed-aware interval was computed."]  # fmt: skip
+
+
+def _method_notes(result: DatasetResults) -> list[str]:
+    """What each method says of itself, and who leaves out items already seen."""
+    excluded: dict[bool, list[str]] = {}
+    notes = []
+    for method in result.methods:
+        for value in sorted(set(method.facts("exclude_seen"))):
+            excluded.setdefault(bool(value), []).append(method.label)
+        own = dict.fromkeys(str(n) for notes in method.facts("describe", "notes") for n in notes)
+        notes += [f"{method.label}: {note}" for note in own]
+    texts = {True: "are left out of the lists", False: "may be recommended again"}
+    for value in (True, False):
+        if value in excluded:
+            notes.append(f"Items already seen {texts[value]}: {'; '.join(excluded[value])}.")
+    return notes
+
+
+def reported_rows(dataset: str) -> list[dict[str, Any]]:
+    """Numbers reported elsewhere: dicts with method, source and one key a metric (None: the
+    source at hand does not give it). Empty for data sets nobody reported."""
+    stored = json.loads(REPORTED.read_text(encoding="utf-8"))
+    return [
+        {"method": row["method"], "source": row["source"],
+         **dict(zip(stored["metrics"], row["values"], strict=True))}
+        for row in stored["rows"] if row["dataset"] == dataset
+    ]  # fmt: skip
+
+
+def is_reported_as(method: MethodRuns, row: dict[str, Any]) -> bool:
+    """Whether a reported row is about this method. Reports do not say with which loss they
+    trained a baseline, which our names do: theirs stands beside each of ours."""
+    return bool(row["method"] == method.method.removesuffix("_bce").removesuffix("_ce"))
+
+
+def reported_table(result: DatasetResults) -> Table | None:
+    """Reported numbers beside ours; None where there are none."""
+    reported = reported_rows(result.dataset)
+    if not reported:
+        return None
+    names = [key for key in reported[0] if key not in ("method", "source")
+             and int(key.split("@")[1]) in result.ks]  # fmt: skip
+    sources = list(dict.fromkeys(row["source"] for row in reported))
+    rows = []
+    for row in reported:
+        ours: list[MethodRuns | None] = [m for m in result.methods if is_reported_as(m, row)]
+        for method in ours or [None]:
+            rows.append(_beside(result, row, method, names, sources))
+    columns = [Column("method", "Method"), Column("source", "Source")]
+    for name in names:
+        label = METRICS[name.split("@")[0]].label + "@" + name.split("@")[1]
+        columns += [Column(f"{name}/reported", f"{label} reported", fixed(4)),
+                    Column(f"{name}/ours", "ours", fixed(4)),
+                    Column(f"{name}/change", "change", percent)]  # fmt: skip
+    notes = [f"Source {number}: {source}." for number, source in enumerate(sources, 1)]
+    limits = ", ".join(protocol_limits(result.runs[0].info)) or "none"
+    notes.append(
+        f"Set beside, not judged: inputs may differ. Ours: text encoder "
+        f"{_first_fact(result, 'encoder') or 'none'}, limits of the protocol: {limits}."
+    )
+    caption = f"Numbers reported elsewhere for {result.dataset} beside ours (mean over seeds)."
+    return Table(
+        f"{result.dataset}-reported", pd.DataFrame(rows), tuple(columns), caption, tuple(notes)
+    )
+
+
+def _beside(
+    result: DatasetResults, row: dict[str, Any], method: MethodRuns | None, names: list[str],
+    sources: list[str],
+) -> dict[str, Any]:  # fmt: skip
+    cells: dict[str, Any] = {
+        "method": method.label if method else f"{row['method']} (not run)",
+        "source": str(sources.index(row["source"]) + 1),
+    }
+    for name in names:
+        metric, k = name.split("@")
+        mean = result.summary(metric, int(k))["mean"]
+        ours = None if method is None else float(mean[method.key])
+        told = row[name]
+        change = ours / told - 1 if ours is not None and told else None
+        cells |= {f"{name}/reported": told, f"{name}/ours": ours, f"{name}/change": change}
+    return cells
+
+
+def pairwise_table(result: DatasetResults, metric: str = "ndcg") -> Table | None:
+    """Every pair of methods on the headline cut-off; None with fewer than two methods or users."""
+    k = result.headline_k
+    if len(result.methods) < 2 or len(result.users) < 2:
+        return None
+    frame = compare_all(result.values(metric, k))
+    frame["found"] = ["yes" if is_significant(row, ALPHA) else "no" for _, row in frame.iterrows()]
+    for side in ("a", "b"):
+        frame[side] = frame[side].map(result.labels)
+    columns = [
+        Column("a", "A"), Column("b", "B"), Column("mean_a", "A", fixed(4)),
+        Column("mean_b", "B", fixed(4)), Column("difference", "A - B", fixed(4)),
+        Column("relative", "change", percent), Column("d_z", "d_z", fixed(3)),
+    ]  # fmt: skip
+    for test in TESTS.values():
+        columns += [Column(f"{test.name}_p", f"p, {test.label}", p_value),
+                    Column(f"{test.name}_p_holm", "p, Holm", p_value)]  # fmt: skip
+    columns.append(Column("found", f"all p < {ALPHA}"))
+    caption = (
+        f"Every pair of methods on {result.dataset}, {METRICS[metric].label}@{k}, paired by user "
+        f"(n = {len(result.users):,}), per-user values averaged over seeds. Holm's correction is "
+        f"over the {len(frame)} pairs of this table; d_z is Cohen's d of the paired differences."
+    )
+    return Table(
+        f"{result.dataset}-pairs", frame, tuple(columns), caption, tuple(_seed_notes(result))
+    )
+
+
+def _first_fact(result: DatasetResults, name: str) -> str | None:
+    """The first run's word on the data set that is not empty."""
+    facts = (run.info.get("dataset_info", {}).get(name) for run in result.runs)
+    fact = next((fact for fact in facts if fact), None)
+    if isinstance(fact, Mapping):  # an encoder with all its settings: its name says enough
+        fact = fact.get("model") or fact.get("name") or ", ".join(map(str, fact.values()))
+    return None if fact is None else str(fact)

@@ -1,0 +1,275 @@
+"""How the recommendation loss reaches the codes: one class per estimator.
+
+For items with latents r_1 = E(x) and, per level l, squared distances D_l to the K codes:
+
+    a_l = -D_l / gap_l                   gap_l = 1 as released; see ``logit_scale``
+    p_l = softmax((a_l + s_l g) / tau)   g ~ Gumbel(0, 1)^K
+    h_l = onehot(argmax p_l)
+    y_l = h_l + p_l - sg(p_l)            hard forward, soft backward
+    e_l = y_l C_l;  r_{l+1} = r_l - e_l
+
+An estimator decides the noise scale s_l, whether the tokenizer trains, and what becomes of the
+recommendation loss. Source: DIGER (arXiv 2601.19711); Gumbel-softmax: Jang et al., ICLR 2017;
+straight-through: Bengio et al., 2013.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diger.checks import above, one_of
+from diger.quantizer import Nearest, quantize, squared_distances, squared_error
+
+GUMBEL_STD = 1.2825498301618641  # pi / sqrt(6), the standard deviation of Gumbel(0, 1)
+
+
+class SoftCodes(NamedTuple):
+    """A batch of n items, tokenised with gradients.
+
+    y: [m, n, K], exactly one-hot in value. nearest: int64 [n, m], what no noise would have
+    chosen at each level. reconstruction: scalar ||sum_l e_l - r_1||^2; vq: scalar, codebook plus
+    beta times commitment loss, summed over levels. Both are means over the items.
+    """
+
+    y: Tensor
+    nearest: Tensor
+    reconstruction: Tensor
+    vq: Tensor
+
+    @property
+    def codes(self) -> Tensor:
+        """int64 [n, m], the codes of the forward pass."""
+        return self.y.argmax(-1).T
+
+
+def sample_gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Gumbel(0, 1) noise of the shape of ``like``: -log(-log U)."""
+    uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return -(-uniform.clamp(1e-20, 1 - 1e-7).log()).log()
+
+
+class Estimator(nn.Module):
+    """The interface; on its own it is ``gumbel``'s family with no noise scale defined.
+
+    Args:
+        levels: m. codebook_size: K.
+        tau: temperature of the soft codes, > 0.
+        logit_scale: ``none`` (as released) or ``gap``: divide each level's logits by the median
+            gap between its two best ones over the catalogue at the start, so that noise of
+            standard deviation 1.28 means the same for any text encoder.
+    """
+
+    #: False: the tokenizer is frozen and items keep the semantic IDs they start with.
+    trains_tokenizer: bool = True
+
+    gap: Tensor
+
+    def __init__(
+        self, levels: int, codebook_size: int, tau: float = 2.0, logit_scale: str = "none"
+    ) -> None:
+        super().__init__()
+        above("estimator.tau", tau, 0)
+        one_of("estimator.logit_scale", logit_scale, ("none", "gap"))
+        self.levels, self.codebook_size = levels, codebook_size
+        self.tau, self.logit_scale = tau, logit_scale
+        self.register_buffer("gap", torch.ones(levels))
+
+    # What a subclass decides ---------------------------------------------------------------
+
+    def noise_scale(self, level: int) -> Tensor:
+        """s_l: a scalar, or one value per code [K]."""
+        raise NotImplementedError
+
+    def objective(self, recommendation_loss: Tensor) -> Tensor:
+        """The term that stands for the recommendation loss in the total."""
+        return recommendation_loss
+
+    def observe(self, nearest_nxm: Tensor) -> None:
+        """Called after each step with the noiseless codes of its items."""
+
+    def state(self) -> dict[str, Any]:
+        """What to log of the noise, one value a level."""
+        scales = [self.noise_scale(level).detach() for level in range(self.levels)]
+        return {"noise_scale": [float(scale.mean()) for scale in scales]}
+
+    # What all share ------------------------------------------------------------------------
+
+    def tokenize(
+        self,
+        latent_nxD: Tensor,
+        codebooks: Tensor,
+        beta: float,
+        generator: torch.Generator | None,
+    ) -> SoftCodes:
+        """Soft codes of n items; without a generator there is no noise (inference)."""
+        residual = latent_nxD
+        quantized = torch.zeros_like(latent_nxD)
+        vq = latent_nxD.new_zeros(())
+        ys, nearest = [], []
+        for level, codebook in enumerate(codebooks):
+            logits = -squared_distances(residual, codebook) / self.gap[level]
+            nearest.append(logits.detach().argmax(-1))
+            y = self.relax(logits, level, generator)
+            chosen = y @ codebook
+            vq = vq + squared_error(chosen, residual.detach())
+            vq = vq + beta * squared_error(residual, chosen.detach())
+            quantized = quantized + chosen
+            residual = residual - chosen
+            ys.append(y)
+        reconstruction = squared_error(quantized, latent_nxD)
+        return SoftCodes(torch.stack(ys), torch.stack(nearest, 1), reconstruction, vq)
+
+    def relax(self, logits_nxK: Tensor, level: int, generator: torch.Generator | None) -> Tensor:
+        """y_l [n, K]: exactly one-hot in value, the gradient of the soft codes."""
+        if generator is not None:
+            noise = sample_gumbel(logits_nxK, generator)
+            logits_nxK = logits_nxK + self.noise_scale(level) * noise
+        soft = (logits_nxK / self.tau).softmax(-1)
+        hard = F.one_hot(logits_nxK.argmax(-1), self.codebook_size).to(soft.dtype)
+        # The difference is exactly zero, so that the forward pass reads whole codes.
+        return hard + (soft - soft.detach())
+
+    @torch.no_grad()
+    def median_gaps(self, latent_NxD: Tensor, codebooks: Tensor) -> Tensor:
+        """[m]: median over items of the gap between the two best logits, before ``gap``."""
+        residuals = quantize(latent_NxD, codebooks, Nearest()).residuals
+        gaps = []
+        for level, codebook in enumerate(codebooks):
+            two = squared_distances(residuals[:, level], codebook).topk(2, largest=False).values
+            gaps.append((two[:, 1] - two[:, 0]).median())
+        return torch.stack(gaps)
+
+    @torch.no_grad()
+    def start(self, latent_NxD: Tensor, codebooks: Tensor) -> None:
+        """Fix the logit scale on the catalogue as it is before training."""
+        if self.logit_scale == "gap":
+            self.gap.copy_(self.median_gaps(latent_NxD, codebooks).clamp_min(1e-12))
+
+    @torch.no_grad()
+    def signal_to_noise(self, latent_NxD: Tensor, codebooks: Tensor) -> list[float | None]:
+        """Median logit gap over the noise's standard deviation, per level; None: no noise."""
+        gaps = self.median_gaps(latent_NxD, codebooks) / self.gap
+        noise = [float(self.noise_scale(level).mean()) * GUMBEL_STD for level in range(self.levels)]
+        return [float(g) / n if n > 0 else None for g, n in zip(gaps, noise, strict=True)]
+
+
+class Gumbel(Estimator):
+    """Sampled codes, full noise at all times: exploration that never ends."""
+
+    def noise_scale(self, level: int) -> Tensor:
+        return self.gap.new_ones(())
+
+
+class StandardDeviationDecay(Estimator):
+    """SDUD: the noise scale is learned and falls with the recommendation loss.
+
+    L_rec / (2 (sigma + lambda)^2) + log(sigma + lambda), sigma the mean of |sigma_l|, is smallest
+    at sigma = sqrt(L_rec) - lambda.
+
+    Args:
+        sigma_start: sigma_l before training, > 0. lambda_: the offset, >= 0.
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        codebook_size: int,
+        sigma_start: float = 1.0,
+        lambda_: float = 1.7,
+        tau: float = 2.0,
+        logit_scale: str = "none",
+    ) -> None:
+        super().__init__(levels, codebook_size, tau, logit_scale)
+        above("estimator.sigma_start", sigma_start, 0)
+        if not lambda_ >= 0:
+            raise ValueError(f"estimator.lambda_ must not be negative, got {lambda_}")
+        self.lambda_ = lambda_
+        self.sigma = nn.Parameter(torch.full((levels,), float(sigma_start)))
+
+    def noise_scale(self, level: int) -> Tensor:
+        return self.sigma[level].abs()
+
+    def objective(self, recommendation_loss: Tensor) -> Tensor:
+        # With lambda = 0 the logarithm has no bottom; the floor keeps it finite.
+        width = (self.sigma.abs().mean() + self.lambda_).clamp_min(1e-6)
+        return recommendation_loss / (2 * width.square()) + width.log()
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "sigma": [float(value) for value in self.sigma.detach().abs()]}
+
+
+class _Usage(Estimator):
+    """Keeps how often each code is the nearest one: a moving average, momentum 0.99."""
+
+    usage: Tensor
+
+    def __init__(self, *args: Any, r: float, momentum: float = 0.99, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        above("estimator.r", r, 0)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"estimator.momentum must be in [0, 1), got {momentum}")
+        self.r, self.momentum = r, momentum
+        start = torch.full((self.levels, self.codebook_size), 1 / self.codebook_size)
+        self.register_buffer("usage", start)
+
+    @torch.no_grad()
+    def observe(self, nearest_nxm: Tensor) -> None:
+        counts = F.one_hot(nearest_nxm.T, self.codebook_size).sum(1)
+        share = counts.to(self.usage.dtype) / len(nearest_nxm)
+        self.usage.mul_(self.momentum).add_(share, alpha=1 - self.momentum)
+
+    def hot(self, level: int) -> Tensor:
+        """bool [K]: codes used more than r times as often as an even share."""
+        return self.usage[level] > self.r / self.codebook_size
+
+    def state(self) -> dict[str, Any]:
+        share = [float(self.hot(level).float().mean()) for level in range(self.levels)]
+        return {**super().state(), "hot_share": share}
+
+
+class FrequencyDecay(_Usage):
+    """FrqUD: noise on hot codes only, so that it fades as the load evens out.
+
+    Args:
+        r: how many times an even share makes a code hot, > 0. momentum: of the moving average.
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        codebook_size: int,
+        r: float = 1.5,
+        momentum: float = 0.99,
+        tau: float = 2.0,
+        logit_scale: str = "none",
+    ) -> None:
+        super().__init__(levels, codebook_size, tau, logit_scale, r=r, momentum=momentum)
+
+    def noise_scale(self, level: int) -> Tensor:
+        return self.hot(level).to(self.gap.dtype)
+
+
+class CombinedDecay(_Usage, StandardDeviationDecay):
+    """SDUD and FrqUD together: the learned noise scale, on hot codes only."""
+
+    def __init__(
+        self,
+        levels: int,
+        codebook_size: int,
+        sigma_start: float = 1.0,
+        lambda_: float = 1.7,
+        r: float = 1.5,
+        momentum: float = 0.99,
+        tau: float = 2.0,
+        logit_scale: str = "none",
+    ) -> None:
+        super().__init__(
+            levels, codebook_size, sigma_start, lambda_, tau, logit_scale, r=r, momentum=momentum
+        )
+
+    def noise_scale(self, level: int) -> Tensor:
+        return StandardDeviationDecay.noise_scale(self, level) * self.hot(level)

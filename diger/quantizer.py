@@ -1,0 +1,131 @@
+"""Residual quantisation: distances, nearest codes, k-means start, balanced assignment.
+
+Shapes: N items, D latent width, m levels, K codes a level. Codebooks are one tensor [m, K, D].
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from diger.checks import SettingError
+
+
+def squared_distances(residual_NxD: Tensor, codebook_KxD: Tensor) -> Tensor:
+    """||r - c||^2 for every pair, [N, K], never negative."""
+    r, c = residual_NxD, codebook_KxD
+    return (r.square().sum(1, keepdim=True) - 2 * r @ c.T + c.square().sum(1)).clamp_min(0)
+
+
+def squared_error(a_NxD: Tensor, b_NxD: Tensor) -> Tensor:
+    """Mean over rows of ||a - b||^2, a scalar."""
+    return (a_NxD - b_NxD).square().sum(-1).mean()
+
+
+class Quantized(NamedTuple):
+    """codes: int64 [N, m]; residuals: [N, m, D], what each level had to quantise;
+    quantized: [N, D], the sum of the chosen code vectors."""
+
+    codes: Tensor
+    residuals: Tensor
+    quantized: Tensor
+
+
+def quantize(latent_NxD: Tensor, codebooks_mxKxD: Tensor, assignment: Assignment) -> Quantized:
+    """Level by level: choose a code by ``assignment``, subtract its vector, go on."""
+    residual, codes, residuals = latent_NxD, [], []
+    quantized = torch.zeros_like(latent_NxD)
+    for codebook in codebooks_mxKxD:
+        residuals.append(residual)
+        code = assignment(squared_distances(residual.detach(), codebook.detach()))
+        chosen = codebook[code]
+        codes.append(code)
+        quantized = quantized + chosen
+        residual = residual - chosen
+    return Quantized(torch.stack(codes, 1), torch.stack(residuals, 1), quantized)
+
+
+class Assignment:
+    """Turns distances [N, K] into one code per row, int64 [N]."""
+
+    def __call__(self, distances_NxK: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Nearest(Assignment):
+    """argmin: the nearest code; ties go to the lower code."""
+
+    def __call__(self, distances_NxK: Tensor) -> Tensor:
+        return distances_NxK.argmin(1)
+
+
+class Sinkhorn(Assignment):
+    """Entropic optimal transport between the rows and equally loaded codes.
+
+    Distances are centred on the middle of their range and divided by half of it; then rows and
+    columns of exp(-d / epsilon) are scaled in turn to sums 1/N and 1/K (Cuturi, "Sinkhorn
+    Distances", NeurIPS 2013). A row's code is its largest transport weight. Everything runs in
+    float64 and in the log domain, so that a small epsilon cannot underflow.
+    """
+
+    def __init__(self, epsilon: float = 0.003, iterations: int = 50) -> None:
+        if epsilon <= 0:
+            raise ValueError(f"sinkhorn epsilon must be positive, got {epsilon}")
+        if iterations < 1:
+            raise ValueError(f"sinkhorn iterations must be at least 1, got {iterations}")
+        self.epsilon, self.iterations = epsilon, iterations
+
+    def transport(self, distances_NxK: Tensor) -> Tensor:
+        """log of the transport plan, float64 [N, K]; its columns sum to 1/K exactly and its rows
+        to 1/N up to convergence."""
+        d = distances_NxK.double()
+        middle, half = (d.max() + d.min()) / 2, (d.max() - d.min()) / 2
+        log_plan = -(d - middle) / (half.clamp_min(1e-12) * self.epsilon)
+        n, k = d.shape
+        for _ in range(self.iterations):
+            log_plan = log_plan - log_plan.logsumexp(1, keepdim=True) - np.log(n)
+            log_plan = log_plan - log_plan.logsumexp(0, keepdim=True) - np.log(k)
+        return log_plan
+
+    def __call__(self, distances_NxK: Tensor) -> Tensor:
+        return self.transport(distances_NxK).argmax(1)
+
+
+def make_assignment(name: str) -> Assignment:
+    """``argmin`` or ``sinkhorn`` (epsilon 0.003, 50 iterations: the released recipe)."""
+    if name == "argmin":
+        return Nearest()
+    if name == "sinkhorn":
+        return Sinkhorn()
+    raise ValueError(f"assignment must be 'argmin' or 'sinkhorn', got {name!r}")
+
+
+def residual_kmeans(latent_NxD: Tensor, levels: int, codebook_size: int, seed: int) -> Tensor:
+    """Codebooks [m, K, D] from k-means on the latents, then on what each level leaves over.
+
+    Raises:
+        SettingError: fewer items than codes.
+    """
+    n = len(latent_NxD)
+    if n < codebook_size:
+        raise SettingError(
+            f"codebook_size {codebook_size} needs at least as many items, there are {n}; "
+            f"set method.codebook_size to {n} or less"
+        )
+    residual = latent_NxD.detach().cpu().double().numpy()
+    books = []
+    for level in range(levels):
+        means = KMeans(codebook_size, n_init=1, max_iter=50, random_state=seed + level)
+        with warnings.catch_warnings():
+            # Residuals can have fewer distinct points than codes; the spare codes stay unused.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            label = means.fit_predict(residual)
+        books.append(means.cluster_centers_)
+        residual = residual - means.cluster_centers_[label]
+    return torch.as_tensor(np.stack(books), dtype=latent_NxD.dtype, device=latent_NxD.device)

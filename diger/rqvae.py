@@ -1,0 +1,203 @@
+"""RQ-VAE: an MLP autoencoder with residual quantisation between its halves.
+
+Lee et al., "Autoregressive Image Generation using Residual Quantization", CVPR 2022; used for
+semantic IDs by Rajput et al. (TIGER), NeurIPS 2023. Squared norms are sums over dimensions and
+means over items. (Many implementations average over dimensions too. With unit-norm embeddings of
+more dimensions than the latent has, that puts so little weight on reconstruction that the latents
+shrink together and half of the catalogue collides.)
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from diger.checks import above, at_least, one_of, whole
+from diger.quantizer import make_assignment, quantize, residual_kmeans, squared_error
+from diger.semantic_ids import Codes, code_statistics
+
+FORMAT = "rqvae-2"  # raise when the training below changes what the same settings give
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class RQVAEConfig:
+    """Sizes and training of the tokenizer.
+
+    ``assignment`` numbers the catalogue once training is over; ``train_assignment`` chooses codes
+    inside training, within each batch. ``check_every`` epochs the collision rate of the whole
+    catalogue is looked at, from ``min_epochs`` on the state with the fewest collisions is kept
+    (before that an encoder that has learnt nothing could win), and training ends when
+    ``patience`` checks in a row bring no better one.
+    """
+
+    hidden: Sequence[int] = field(default=(512, 256, 128))
+    latent: int = 64
+    beta: float = 0.25
+    epochs: int = 10_000
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    check_every: int = 50
+    patience: int = 20
+    min_epochs: int = 100
+    train_assignment: str = "argmin"
+    assignment: str = "sinkhorn"
+
+    def __post_init__(self) -> None:
+        for width in self.hidden:
+            whole("tokenizer.hidden", width, 1)
+        for name in ("latent", "epochs", "batch_size", "check_every", "patience"):
+            whole(f"tokenizer.{name}", getattr(self, name), 1)
+        whole("tokenizer.min_epochs", self.min_epochs, 0)
+        above("tokenizer.learning_rate", self.learning_rate, 0)
+        at_least("tokenizer.beta", self.beta, 0)
+        at_least("tokenizer.weight_decay", self.weight_decay, 0)
+        one_of("tokenizer.assignment", self.assignment, ("argmin", "sinkhorn"))
+        one_of("tokenizer.train_assignment", self.train_assignment, ("argmin", "sinkhorn"))
+
+
+def _mlp(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, (wide, narrow) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        layers.append(nn.Linear(wide, narrow))
+        if i < len(widths) - 2:
+            layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+class RQVAELoss(NamedTuple):
+    """total = reconstruction + vq, scalars."""
+
+    total: Tensor
+    reconstruction: Tensor
+    vq: Tensor
+
+
+class RQVAE(nn.Module):
+    """Encoder E, codebooks [m, K, D], decoder."""
+
+    def __init__(self, width: int, levels: int, codebook_size: int, config: RQVAEConfig) -> None:
+        super().__init__()
+        widths = [width, *config.hidden, config.latent]
+        self.config = config
+        self.encoder = _mlp(widths)
+        self.decoder = _mlp(widths[::-1])
+        self.codebooks = nn.Parameter(torch.zeros(levels, codebook_size, config.latent))
+
+    def loss(self, content_BxW: Tensor) -> RQVAELoss:
+        """Reconstruction + sum over levels of (codebook loss + beta x commitment loss)."""
+        latent = self.encoder(content_BxW)
+        q = quantize(latent, self.codebooks, make_assignment(self.config.train_assignment))
+        straight = latent + (q.quantized - latent).detach()
+        reconstruction = squared_error(self.decoder(straight), content_BxW)
+        vq = latent.new_zeros(())
+        residual = latent
+        for level, codebook in enumerate(self.codebooks):
+            chosen = codebook[q.codes[:, level]]
+            vq = vq + squared_error(chosen, residual.detach())
+            vq = vq + self.config.beta * squared_error(residual, chosen.detach())
+            # What a level leaves over is the next level's fixed target: no codebook is moved by
+            # the levels below it.
+            residual = residual - chosen.detach()
+        return RQVAELoss(reconstruction + vq, reconstruction, vq)
+
+    @torch.no_grad()
+    def assign(self, content_NxW: Tensor, assignment: str = "argmin") -> Codes:
+        """Codes of the catalogue, int32 [N, m]."""
+        latent = self.encoder(content_NxW)
+        codes = quantize(latent, self.codebooks, make_assignment(assignment)).codes
+        return codes.cpu().numpy().astype(np.int32)
+
+
+def train_rqvae(
+    content: NDArray[np.float32],
+    levels: int,
+    codebook_size: int,
+    config: RQVAEConfig,
+    seed: int,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> RQVAE:
+    """Train on the whole catalogue [N, W]; returns the state with the fewest collisions.
+
+    Ties go to the later state. The catalogue stays on the device.
+    """
+    torch.manual_seed(seed)
+    x = torch.as_tensor(content, device=device)
+    model = RQVAE(x.shape[1], levels, codebook_size, config).to(device)
+    with torch.no_grad():
+        start = residual_kmeans(model.encoder(x), levels, codebook_size, seed)
+        model.codebooks.copy_(start)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    best, best_state, stale = float("inf"), copy.deepcopy(model.state_dict()), 0
+    shuffle = torch.Generator().manual_seed(seed)
+    for epoch in range(1, config.epochs + 1):
+        order = torch.randperm(len(x), generator=shuffle).to(device)
+        for rows in order.split(config.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            model.loss(x[rows]).total.backward()
+            optimizer.step()
+        if progress is not None:
+            progress(epoch, config.epochs)
+        last = epoch == config.epochs
+        if last or (epoch >= config.min_epochs and epoch % config.check_every == 0):
+            rate = code_statistics(model.assign(x), codebook_size).collision_rate
+            stale = 0 if rate < best else stale + 1
+            if rate <= best:
+                best, best_state = rate, copy.deepcopy(model.state_dict())
+            if stale >= config.patience:
+                break
+    model.load_state_dict(best_state)
+    return model
+
+
+def shared_rqvae(
+    content: NDArray[np.float32],
+    content_sha256: str,
+    levels: int,
+    codebook_size: int,
+    config: RQVAEConfig,
+    seed: int,
+    cache: Path,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> RQVAE:
+    """The tokenizer of these settings, trained once and shared by all methods and processes.
+
+    Stored under ``cache`` by the hash of everything that decides it. Other processes that want
+    the same one wait. The device is not part of the hash: whoever comes first trains it.
+    """
+    key = json.dumps(
+        [FORMAT, content_sha256, levels, codebook_size, seed, asdict(config)],
+        sort_keys=True,
+        default=list,
+    )
+    folder = cache / "tokenizer"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            model = train_rqvae(content, levels, codebook_size, config, seed, device, progress)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            torch.save(model.state_dict(), temporary)
+            temporary.replace(path)
+    model = RQVAE(content.shape[1], levels, codebook_size, config)
+    model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    return model.to(device)
+
+

@@ -1,0 +1,321 @@
+"""Trains the recommender, and with it the tokenizer where the estimator lets it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from diger import training_state
+from diger.checks import SettingError, above, at_least, whole
+from diger.decode import DecodeConfig, Trie, beam_search
+from diger.estimators import Estimator, SoftCodes
+from diger.generator import ROADS, Batch, Generator
+from diger.rqvae import RQVAE
+from diger.semantic_ids import add_suffix, code_statistics, drift
+from diger.sequences import Phase, RowReader, SequenceData
+from diger.training_state import Best
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Joint training. ``lr_tokenizer`` is the paper's lr_id; learning rates follow one cosine
+    schedule after ``warmup_steps``; ``patience`` counts validations without a better NDCG@10."""
+
+    epochs: int = 120
+    patience: int = 15
+    valid_every: int = 1
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    lr_tokenizer: float = 1e-5
+    lr_sigma: float = 1e-3
+    warmup_steps: int = 500
+    clip: float = 1.0
+    w_reconstruction: float = 1.0
+    w_vq: float = 1.0
+    freeze_encoder: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "valid_every", "batch_size"):
+            whole(f"train.{name}", getattr(self, name), 1)
+        whole("train.warmup_steps", self.warmup_steps, 0)
+        for name in ("learning_rate", "lr_tokenizer", "lr_sigma", "clip"):
+            above(f"train.{name}", getattr(self, name), 0)
+        for name in ("weight_decay", "w_reconstruction", "w_vq"):
+            at_least(f"train.{name}", getattr(self, name), 0)
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Where the trainer reports; see ``benchmark.recommender.Run`` for what each expects."""
+
+    log: Callable[[Mapping[str, Any]], None]
+    save_sids: Callable[[int, NDArray[np.int32]], None]
+    progress: Callable[[int, int, str, str], None]
+
+
+class Trainer:
+    """One fit: generator, tokenizer and estimator over the rows of a split.
+
+    Args:
+        content: float32 [N, W] item embeddings. sids: int32 [N, m + 1] to start from.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        decode: DecodeConfig,
+        generator: Generator,
+        tokenizer: RQVAE,
+        estimator: Estimator,
+        content: Tensor,
+        sids: NDArray[np.int32],
+        data: SequenceData,
+        seed: int,
+        device: str,
+    ) -> None:
+        self.config, self.decode, self.data = config, decode, data
+        self.generator, self.tokenizer, self.estimator = generator, tokenizer, estimator
+        self.modules = nn.ModuleDict(
+            {"generator": generator, "tokenizer": tokenizer, "estimator": estimator}
+        ).to(device)
+        self.content, self.sids, self.seed, self.device = content, sids, seed, device
+        self.rows = RowReader(data, device)
+        self.steps_per_epoch = math.ceil(len(data.train_positions) / config.batch_size)
+        with torch.no_grad():
+            self.latent = tokenizer.encoder(content)
+            estimator.start(self.latent, tokenizer.codebooks)
+        self.optimizer, self.schedule = self._optimizer()
+        self.noise = torch.Generator(device=device)
+        self.best = Best()
+        self.stopped = ""  # why training ended before its last epoch
+
+    # One step ------------------------------------------------------------------------------
+
+    def tokenize(self, distinct: Tensor) -> SoftCodes | None:
+        """Soft codes of the batch's distinct items; None where the tokenizer is frozen."""
+        if not self.estimator.trains_tokenizer:
+            return None
+        frozen = self.config.freeze_encoder
+        latent = self.latent[distinct] if frozen else self.tokenizer.encoder(self.content[distinct])
+        beta = self.tokenizer.config.beta
+        return self.estimator.tokenize(latent, self.tokenizer.codebooks, beta, self.noise)
+
+    def losses(self, batch: Batch, distinct: Tensor) -> tuple[dict[str, Tensor], SoftCodes | None]:
+        """Scalars ``total`` and its parts."""
+        soft = self.tokenize(distinct)
+        rec = self.generator.loss(batch, None if soft is None else soft.y)
+        if soft is None:
+            return {"total": rec, "rec": rec}, None
+        total = (
+            self.estimator.objective(rec)
+            + self.config.w_reconstruction * soft.reconstruction
+            + self.config.w_vq * soft.vq
+        )
+        parts = {"total": total, "rec": rec, "reconstruction": soft.reconstruction, "vq": soft.vq}
+        return parts, soft
+
+    def step(self, positions: NDArray[np.int64]) -> dict[str, Tensor]:
+        """One optimiser step on the rows at ``positions``; returns the detached losses."""
+        batch, distinct = self.rows.batch(positions, self.sids_on_device)
+        parts, soft = self.losses(batch, distinct)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts["total"].backward()
+        nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.clip)
+        if soft is not None:
+            nn.utils.clip_grad_norm_(self.tokenizer.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        if soft is not None:
+            self.estimator.observe(soft.nearest)
+        return {name: value.detach() for name, value in parts.items()}
+
+    # Epochs --------------------------------------------------------------------------------
+
+    def fit(self, folder: Path, report: Callbacks) -> None:
+        """Train to the last epoch or to the end of patience, then restore the best epoch.
+
+        Continues from the checkpoint in ``folder`` if there is one, with the same result as if
+        it had never stopped: each epoch draws its order, dropout and noise from a seed of its own.
+        """
+        first, stale = 0, 0
+        kept = training_state.load(
+            folder, self.modules, self.optimizer, self.schedule, self.device
+        )
+        if kept is None:
+            report.save_sids(-1, self.sids)
+        else:
+            self.sids, self.best, progress = kept
+            first, stale, self.stopped = progress["epoch"] + 1, progress["stale"], progress["stopped"]
+        for epoch in range(first, self.config.epochs):
+            if self.stopped:
+                break
+            row, improved = self._epoch(epoch, report)
+            stale = 0 if improved else stale + ("valid/ndcg@10" in row)
+            if not self.stopped and stale >= self.config.patience:
+                self.stopped = f"no better validation in {stale} checks"
+            report.log(row)
+            report.save_sids(epoch, self.sids)
+            state = {"epoch": epoch, "stale": stale, "stopped": self.stopped}
+            training_state.save(
+                folder, self.modules, self.optimizer, self.schedule, self.sids, self.best, state
+            )
+        self.modules.load_state_dict(self.best.weights)
+        assert self.best.sids is not None
+        self.sids = self.best.sids
+
+    def _epoch(self, epoch: int, report: Callbacks) -> tuple[dict[str, Any], bool]:
+        """Train one epoch, renew the semantic IDs, validate; the log row and whether it is best."""
+        started = time.perf_counter()
+        self._seed(epoch)
+        self.modules.train()
+        sums: dict[str, Tensor] = {}
+        total_steps = self.config.epochs * self.steps_per_epoch
+        order = self.rows.epoch(self.config.batch_size, self._epoch_seed(epoch))
+        for step, positions in enumerate(order, 1):
+            for name, value in self.step(positions).items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+            done = epoch * self.steps_per_epoch + step
+            report.progress(done, total_steps, "step", f"best {self.best.value:.4f}")
+        row: dict[str, Any] = {"epoch": epoch, "learning_rate": self.schedule.get_last_lr()[0]}
+        row |= {f"loss/{name}": float(total) / self.steps_per_epoch for name, total in sums.items()}
+        row |= self._renew_sids()
+        row |= self.measure_gradients(self.data.train_positions[: self.config.batch_size])
+        row |= self.estimator.state()
+        improved = False
+        last = epoch + 1 == self.config.epochs
+        if last or self.stopped or (epoch + 1) % self.config.valid_every == 0:
+            row |= self.validate()
+            improved = row["valid/ndcg@10"] > self.best.value
+            if improved:
+                weights = training_state.snapshot(self.modules)
+                self.best = Best(row["valid/ndcg@10"], epoch, weights, self.sids)
+        row["seconds"] = time.perf_counter() - started
+        return row, improved
+
+    def _renew_sids(self) -> dict[str, Any]:
+        """Number the catalogue anew with the noiseless nearest codes (frozen IDs stay)."""
+        size = self.estimator.codebook_size
+        before = self.sids[:, :-1]
+        if self.estimator.trains_tokenizer:
+            codes = self.tokenizer.assign(self.content)
+            try:
+                self.sids = add_suffix(codes, size)
+            except SettingError as error:
+                # A collapsed codebook is a finding, not a fault: keep what validation chose.
+                self.stopped = f"codes collapsed: {error}"
+            row = code_statistics(codes, size).as_log() | drift(before, codes)
+            snr = self.estimator.signal_to_noise(self.latent, self.tokenizer.codebooks)
+            return row | {"snr": snr}
+        return code_statistics(before, size).as_log() | drift(before, before)
+
+    # Measurements --------------------------------------------------------------------------
+
+    def measure_gradients(
+        self, positions: NDArray[np.int64], roads: tuple[str, ...] = ROADS
+    ) -> dict[str, Any]:
+        """Norms of dL_rec on each codebook and on the encoder, on the rows at ``positions``.
+
+        L_rec alone, before any estimator's own weighting, through the given roads. Zero means
+        that the recommendation loss does not reach the tokenizer. Draws no shared random numbers.
+        """
+        self.modules.eval()  # no dropout; the noise below is what training would see
+        self.noise.manual_seed(self._epoch_seed(-1))
+        batch, distinct = self.rows.batch(positions, self.sids_on_device)
+        y = None
+        if self.estimator.trains_tokenizer:
+            latent = self.tokenizer.encoder(self.content[distinct])
+            beta = self.tokenizer.config.beta
+            y = self.estimator.tokenize(latent, self.tokenizer.codebooks, beta, self.noise).y
+        loss = self.generator.loss(batch, y, roads)
+        wanted = [self.tokenizer.codebooks, *self.tokenizer.encoder.parameters()]
+        grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+        book = grads[0] if grads[0] is not None else torch.zeros_like(self.tokenizer.codebooks)
+        encoder = [grad.square().sum() for grad in grads[1:] if grad is not None]
+        return {
+            "grad/codebook": book.flatten(1).norm(dim=1).tolist(),
+            "grad/encoder": float(torch.stack(encoder).sum().sqrt()) if encoder else 0.0,
+        }
+
+    def validate(self) -> dict[str, float]:
+        """NDCG@10 and Recall@10 of the validation items, mean over users."""
+        users = np.arange(self.data.n_users)
+        items, _, invalid = self.rank(users, 10, "valid", exclude_seen=False)
+        hit = items == self.data.targets("valid")[:, None]
+        gain = np.where(hit, 1 / np.log2(np.arange(10) + 2.0), 0.0).sum(1)
+        row = {"valid/ndcg@10": float(gain.mean()), "valid/recall@10": float(hit.any(1).mean())}
+        return row | ({"invalid_beams": invalid} if self.decode.mode == "free" else {})
+
+    @torch.no_grad()
+    def rank(
+        self, users: NDArray[np.int64], k: int, phase: Phase, exclude_seen: bool
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], float]:
+        """Lists int32 [n, k] (-1 where short), scores [n, k], mean share of invalid beams."""
+        self.modules.eval()
+        catalogue = self.generator.embed_hard(self.sids_on_device)
+        trie = Trie(self.sids, self.estimator.codebook_size, self.device)
+        positions = self.data.positions(phase)[users]
+        lengths = positions - self.data.history_starts(positions)
+        items = np.full((len(users), k), -1, dtype=np.int32)
+        scores = np.full((len(users), k), -np.inf, dtype=np.float32)
+        invalid = 0.0
+        # Rows of like length share a batch, so that little of it is padding.
+        for rows in np.array_split(
+            np.argsort(lengths, kind="stable"), math.ceil(len(users) / self.decode.batch_size)
+        ):
+            history, mask = self.rows.histories(positions[rows])
+            seen = self.rows.seen(users[rows], phase) if exclude_seen else None
+            found = beam_search(self.generator, catalogue, history, mask, trie, self.decode, seen)
+            width = min(k, found.items.shape[1])
+            items[rows, :width] = found.items[:, :width].cpu().numpy()
+            scores[rows, :width] = found.scores[:, :width].cpu().numpy()
+            invalid += found.invalid * len(rows) / len(users)
+        return items, scores, invalid
+
+    # Set-up --------------------------------------------------------------------------------
+
+    @property
+    def sids_on_device(self) -> Tensor:
+        """int64 [N, m + 1]"""
+        return torch.as_tensor(self.sids, dtype=torch.int64, device=self.device)
+
+    def _epoch_seed(self, epoch: int) -> int:
+        return int(np.random.SeedSequence([self.seed, epoch + 1]).generate_state(1)[0])
+
+    def _seed(self, epoch: int) -> None:
+        torch.manual_seed(self._epoch_seed(epoch))
+        self.noise.manual_seed(self._epoch_seed(epoch))
+
+    def _optimizer(self) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+        c = self.config
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.generator.parameters()), "lr": c.learning_rate}
+        ]
+        if self.estimator.trains_tokenizer:
+            moved = [self.tokenizer.codebooks]
+            if not c.freeze_encoder:
+                moved += list(self.tokenizer.encoder.parameters())
+            groups.append({"params": moved, "lr": c.lr_tokenizer})
+        own = list(self.estimator.parameters())
+        if own:
+            # Decay would pull the noise scale to zero whatever the loss says.
+            groups.append({"params": own, "lr": c.lr_sigma, "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups, weight_decay=c.weight_decay)
+        total = c.epochs * self.steps_per_epoch
+
+        def factor(step: int) -> float:
+            if step < c.warmup_steps:
+                return (step + 1) / c.warmup_steps
+            share = (step - c.warmup_steps) / max(total - c.warmup_steps, 1)
+            return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

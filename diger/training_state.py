@@ -1,0 +1,81 @@
+"""What a fit carries from one epoch to the next, and how it is kept on disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+FILE = "checkpoint.pt"
+
+
+@dataclass
+class Best:
+    """The epoch that validation selects: its weights, codebooks and semantic IDs together."""
+
+    value: float = -1.0
+    epoch: int = -1
+    weights: dict[str, Any] = field(default_factory=dict)
+    sids: NDArray[np.int32] | None = None
+
+
+def snapshot(modules: nn.ModuleDict) -> dict[str, Any]:
+    """A copy of all weights and buffers."""
+    return {name: value.detach().clone() for name, value in modules.state_dict().items()}
+
+
+def save(
+    folder: Path,
+    modules: nn.ModuleDict,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    sids: NDArray[np.int32],
+    best: Best,
+    progress: dict[str, Any],
+) -> None:
+    """Write the checkpoint atomically. It holds tensors and plain values only, so that reading it
+    never runs code. Random states need no place in it: every epoch seeds its own."""
+    path = folder / FILE
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    state = {
+        "modules": modules.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "sids": torch.as_tensor(sids),
+        "best": {
+            "value": best.value,
+            "epoch": best.epoch,
+            "weights": best.weights,
+            "sids": None if best.sids is None else torch.as_tensor(best.sids),
+        },
+        "progress": progress,
+    }
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def load(
+    folder: Path,
+    modules: nn.ModuleDict,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    device: str,
+) -> tuple[NDArray[np.int32], Best, dict[str, Any]] | None:
+    """Restore modules, optimizer and schedule in place; None where there is no checkpoint."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True, map_location=device)
+    modules.load_state_dict(state["modules"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    kept = state["best"]
+    sids = None if kept["sids"] is None else kept["sids"].cpu().numpy()
+    best = Best(kept["value"], kept["epoch"], kept["weights"], sids)
+    return state["sids"].cpu().numpy(), best, state["progress"]

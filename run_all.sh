@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# ./run_all.sh [quick|paper|smoke|ml-100k] [--dry-run] [--jobs N] [overrides ...]
+# Sets up the environment if need be, runs every cell of an experiment that is not done yet,
+# and writes the report. Stop it at any time; the same command goes on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+./scripts/setup.sh
+exec .venv/bin/python -m benchmark.experiment "$@"

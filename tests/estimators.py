@@ -1,0 +1,60 @@
+"""The estimators by name, as the method files build them, and a small world to run them in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from baselines.ste import StraightThrough
+from baselines.tiger import TwoStage
+from diger.estimators import (
+    CombinedDecay,
+    Estimator,
+    FrequencyDecay,
+    Gumbel,
+    SoftCodes,
+    StandardDeviationDecay,
+)
+from diger.generator import Batch, Generator
+from diger.rqvae import RQVAE, RQVAEConfig
+from diger.seq2seq import ModelConfig
+
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "tiger": TwoStage,
+    "ste": StraightThrough,
+    "gumbel": Gumbel,
+    "diger_sdud": StandardDeviationDecay,
+    "diger_frqud": FrequencyDecay,
+    "diger_sdud_frqud": CombinedDecay,
+}
+TRAINING = [name for name in ESTIMATORS if name != "tiger"]
+K, LEVELS, N = 6, 3, 20
+
+
+class World(NamedTuple):
+    tokenizer: RQVAE
+    generator: Generator
+    content: Tensor
+    batch: Batch
+
+
+def world() -> World:
+    """Twenty items, a batch of four rows over twelve of them."""
+    torch.manual_seed(0)
+    tokenizer = RQVAE(10, LEVELS, K, RQVAEConfig(hidden=(12,), latent=5))
+    torch.nn.init.normal_(tokenizer.codebooks)
+    generator = Generator(LEVELS, K, ModelConfig(1, 16, 16, 2, 8, 0.0, init_std=0.3))
+    content = torch.randn(N, 10)
+    sids = torch.randint(0, K, (12, LEVELS + 1))
+    history = torch.randint(0, 12, (4, 5))
+    mask = torch.arange(5) < torch.tensor([5, 2, 4, 1])[:, None]
+    return World(tokenizer, generator, content, Batch(history, mask, torch.tensor([3, 7, 1, 11]), sids))
+
+
+def soft_codes(estimator: Estimator, made: World, noise: int | None = 0) -> SoftCodes:
+    """Soft codes of the batch's twelve items; ``noise`` seeds it, None: none."""
+    source = None if noise is None else torch.Generator().manual_seed(noise)
+    latent = made.tokenizer.encoder(made.content[:12])
+    return estimator.tokenize(latent, made.tokenizer.codebooks, 0.25, source)

@@ -1,0 +1,130 @@
+"""Beam search against exhaustive scoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diger.decode import DecodeConfig, Trie, beam_search, sort_lists
+from diger.generator import Batch, Generator
+from diger.semantic_ids import add_suffix
+from diger.seq2seq import ModelConfig
+
+K, LEVELS, N = 5, 3, 40
+
+
+def world(seed: int = 0) -> tuple[Generator, np.ndarray, Tensor, Tensor]:
+    """A random model, distinct semantic IDs with collisions, histories of 3 users."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, K, (N, LEVELS)).astype(np.int32)
+    codes[1] = codes[0]  # at least one collision
+    sids = add_suffix(codes, K)
+    model = Generator(LEVELS, K, ModelConfig(2, 16, 24, 2, 8, 0.0, init_std=0.5)).eval()
+    history = torch.as_tensor(rng.integers(0, N, (3, 6)))
+    mask = torch.arange(6) < torch.tensor([6, 1, 3])[:, None]
+    return model, sids, history, mask
+
+
+@torch.no_grad()
+def exhaustive(model: Generator, sids: np.ndarray, history: Tensor, mask: Tensor) -> Tensor:
+    """log p(semantic ID | history) of every item, [B, N], by teacher forcing each."""
+    ids = torch.as_tensor(sids, dtype=torch.int64)
+    items = model.embed_hard(ids)
+    columns = []
+    for item in range(len(ids)):
+        target = torch.full((len(history),), item)
+        log_q = model.logits(Batch(history, mask, target, ids), items, items).log_softmax(-1)
+        columns.append(log_q.gather(2, ids[target][..., None]).sum((1, 2)))
+    return torch.stack(columns, 1)
+
+
+def search(mode: str, beams: int, seen: Tensor | None = None, seed: int = 0):  # type: ignore[no-untyped-def]
+    model, sids, history, mask = world(seed)
+    items = model.embed_hard(torch.as_tensor(sids, dtype=torch.int64))
+    trie = Trie(sids, K)
+    return beam_search(model, items, history, mask, trie, DecodeConfig(beams, mode), seen)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_constrained_with_enough_beams_is_exhaustive(seed: int) -> None:
+    model, sids, history, mask = world(seed)
+    found = search("constrained", N, seed=seed)
+    scores, order = exhaustive(model, sids, history, mask).sort(1, descending=True)
+    assert (found.items == order).all()
+    torch.testing.assert_close(found.scores, scores, atol=1e-4, rtol=1e-4)
+    assert found.invalid == 0.0
+
+
+def test_free_with_enough_beams_lists_the_same_items() -> None:
+    model, sids, history, mask = world()
+    found = search("free", K**4)
+    order = exhaustive(model, sids, history, mask).argsort(1, descending=True)
+    assert (found.items[:, :N] == order).all()
+    assert (found.items[:, N:] == -1).all()
+    assert found.invalid == pytest.approx(1 - N / K**4)
+
+
+def test_free_search_reports_the_share_of_invalid_beams() -> None:
+    found = search("free", 20)
+    assert found.invalid == pytest.approx(float((found.items < 0).float().mean()))
+    assert 0 < found.invalid < 1
+
+
+def test_narrow_beams_return_distinct_existing_items() -> None:
+    found = search("constrained", 4)
+    assert found.items.shape == (3, 4)
+    assert all(len(set(row.tolist())) == 4 and min(row) >= 0 for row in found.items)
+    assert (found.scores.diff(dim=1) <= 0).all()
+
+
+def test_more_beams_than_items_leave_short_lists() -> None:
+    found = search("constrained", 3 * N)
+    assert ((found.items >= 0).sum(1) == N).all()
+
+
+@pytest.mark.parametrize("mode", ["constrained", "free"])
+def test_seen_items_are_left_out(mode: str) -> None:
+    model, sids, history, mask = world()
+    seen = torch.full((3, 30), -1)
+    seen[0, :30] = torch.arange(30)
+    seen[1, :2] = torch.tensor([0, 1])  # both items of one code tuple: the whole branch goes
+    found = search(mode, K**4 if mode == "free" else N, seen)
+    order = exhaustive(model, sids, history, mask).argsort(1, descending=True)
+    for user in range(3):
+        banned = set(seen[user].tolist())
+        want = [item for item in order[user].tolist() if item not in banned]
+        got = [item for item in found.items[user].tolist() if item >= 0]
+        assert got == want
+
+
+def test_left_out_items_take_no_beams() -> None:
+    """With k beams, k unseen items are listed even where the seen ones are the likeliest."""
+    model, sids, history, mask = world()
+    order = exhaustive(model, sids, history, mask).argsort(1, descending=True)
+    found = search("constrained", 5, order[:, :30])
+    assert ((found.items >= 0).sum(1) == 5).all()
+
+
+def test_trie_knows_exactly_the_existing_prefixes() -> None:
+    _, sids, _, _ = world()
+    trie = Trie(sids, K)
+    for depth in range(LEVELS + 1):
+        prefixes = np.unique(sids[:, :depth], axis=0)
+        for node, prefix in enumerate(prefixes):
+            below = sids[(sids[:, :depth] == prefix).all(1)]
+            allowed = trie.allowed(depth, torch.tensor(node))
+            assert set(np.flatnonzero(allowed.numpy())) == set(below[:, depth])
+
+
+def test_trie_refuses_equal_ids() -> None:
+    with pytest.raises(ValueError, match="distinct"):
+        Trie(np.zeros((2, 4), dtype=np.int32), K)
+
+
+def test_ties_go_to_the_lower_item() -> None:
+    items = torch.tensor([[7, 3, -1, 5]])
+    scores = torch.tensor([[-1.0, -1.0, float("-inf"), -0.5]])
+    assert sort_lists(items, scores)[0].tolist() == [[5, 3, 7, -1]]

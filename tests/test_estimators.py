@@ -1,0 +1,124 @@
+"""Estimators: what each one samples, decays and learns."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from diger.estimators import (
+    GUMBEL_STD,
+    CombinedDecay,
+    FrequencyDecay,
+    Gumbel,
+    StandardDeviationDecay,
+    sample_gumbel,
+)
+from tests.estimators import ESTIMATORS, K, LEVELS, TRAINING, soft_codes, world
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_forward_is_exactly_one_hot(name: str) -> None:
+    y = soft_codes(ESTIMATORS[name](LEVELS, K), world()).y
+    assert torch.equal(y.sum(-1), torch.ones_like(y[..., 0]))
+    assert torch.equal(y.max(-1).values, torch.ones_like(y[..., 0]))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_without_noise_the_nearest_code_twice_the_same(name: str) -> None:
+    made, estimator = world(), ESTIMATORS[name](LEVELS, K)
+    first, second = (soft_codes(estimator, made, noise=None) for _ in range(2))
+    assert torch.equal(first.y, second.y)
+    assert torch.equal(first.codes, first.nearest)
+    assigned = torch.as_tensor(made.tokenizer.assign(made.content[:12]), dtype=torch.int64)
+    assert torch.equal(first.codes, assigned)
+
+
+@pytest.mark.parametrize("name", ["gumbel", "diger_sdud"])
+def test_noise_changes_codes_and_its_seed_repeats_them(name: str) -> None:
+    made, estimator = world(), ESTIMATORS[name](LEVELS, K)
+    a, b, c = (soft_codes(estimator, made, noise).codes for noise in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_zero_noise_equals_ste() -> None:
+    made = world()
+    sdud = StandardDeviationDecay(LEVELS, K)
+    with torch.no_grad():
+        sdud.sigma.zero_()
+    ste = soft_codes(ESTIMATORS["ste"](LEVELS, K), made)
+    assert torch.equal(soft_codes(sdud, made).y, ste.y)
+    cold = FrequencyDecay(LEVELS, K, r=1.5)  # at the start every code has an even share
+    assert torch.equal(soft_codes(cold, made).y, ste.y)
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.5, 1.0])
+def test_sigma_converges_to_the_root_of_the_loss_less_lambda(lambda_: float) -> None:
+    estimator = StandardDeviationDecay(LEVELS, K, sigma_start=2.0, lambda_=lambda_)
+    optimizer = torch.optim.Adam(estimator.parameters(), lr=0.02)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        estimator.objective(torch.tensor(4.0)).backward()
+        optimizer.step()
+    assert float(estimator.sigma.mean()) == pytest.approx(math.sqrt(4.0) - lambda_, abs=1e-3)
+
+
+def test_frequency_mask_follows_the_moving_average() -> None:
+    estimator = FrequencyDecay(1, 4, r=1.5, momentum=0.5)
+    assert not estimator.hot(0).any()  # an even share of 1/4 is not above 1.5/4
+    estimator.observe(torch.tensor([[0], [0], [0], [1]]))
+    # (1/4 + 3/4)/2 = 1/2, (1/4 + 1/4)/2 = 1/4, (1/4 + 0)/2 = 1/8 twice
+    torch.testing.assert_close(estimator.usage, torch.tensor([[1 / 2, 1 / 4, 1 / 8, 1 / 8]]))
+    assert estimator.hot(0).tolist() == [True, False, False, False]
+    assert estimator.noise_scale(0).tolist() == [1, 0, 0, 0]
+    assert estimator.state()["hot_share"] == [0.25]
+
+
+def test_combined_noise_is_sigma_on_hot_codes() -> None:
+    estimator = CombinedDecay(1, 4, sigma_start=0.7, r=1.5, momentum=0.0)
+    estimator.observe(torch.tensor([[2]]))
+    torch.testing.assert_close(estimator.noise_scale(0), torch.tensor([0.0, 0.0, 0.7, 0.0]))
+
+
+def test_gumbel_noise_has_its_mean_and_spread() -> None:
+    noise = sample_gumbel(torch.empty(200_000), torch.Generator().manual_seed(0))
+    assert float(noise.mean()) == pytest.approx(0.57722, abs=0.01)  # Euler's constant
+    assert float(noise.std()) == pytest.approx(GUMBEL_STD, abs=0.01)
+    assert torch.isfinite(noise).all()
+
+
+def test_gap_scale_makes_the_median_gap_one_whatever_the_units() -> None:
+    made = world()
+    for unit in (1.0, 1e-3):
+        estimator = Gumbel(LEVELS, K, logit_scale="gap")
+        latent = made.tokenizer.encoder(made.content).detach() * unit
+        books = made.tokenizer.codebooks.detach() * unit
+        estimator.start(latent, books)
+        snr = estimator.signal_to_noise(latent, books)
+        assert snr == pytest.approx([1 / GUMBEL_STD] * LEVELS, rel=1e-4)
+
+
+def test_signal_to_noise_is_none_without_noise() -> None:
+    made = world()
+    latent = made.tokenizer.encoder(made.content).detach()
+    estimator = ESTIMATORS["ste"](LEVELS, K)
+    assert estimator.signal_to_noise(latent, made.tokenizer.codebooks) == [None] * LEVELS
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("gumbel", {"tau": 0}, "tau must be greater than 0"),
+        ("gumbel", {"logit_scale": "median"}, "logit_scale must be one of"),
+        ("diger_sdud", {"lambda_": -0.1}, "lambda_ must not be negative"),
+        ("diger_sdud", {"sigma_start": 0.0}, "sigma_start must be greater than 0"),
+        ("diger_frqud", {"r": 0}, "r must be greater than 0"),
+        ("diger_frqud", {"momentum": 1.0}, "momentum must be in"),
+    ],
+)
+def test_impossible_settings(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ESTIMATORS[name](LEVELS, K, **settings)

@@ -1,0 +1,124 @@
+"""Code use, training table and figures, on a synthetic store."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.aggregate import DatasetResults, aggregate
+from benchmark.report.codes import CodeUse, code_use
+from benchmark.report.diagnostics import (
+    codes_table,
+    efficiency_table,
+    gradient_verdict,
+    training_table,
+)
+from benchmark.report.figures import code_grid, grid_shape, heat_maps, history
+from benchmark.store import StoredRun, write_npy
+from tests.store_fixture import LABELS, add_run, example_store
+
+
+def results(runs: list[StoredRun]) -> DatasetResults:
+    return aggregate(runs, tuple(LABELS))["toy"]
+
+
+def test_code_use_by_hand(tmp_path: Path) -> None:
+    run = add_run(tmp_path, "tiger", 0, describe__codebook_size=4)
+    sids = np.array([[0, 1, 0], [0, 1, 1], [0, 2, 0], [3, 3, 0]], dtype=np.int32)
+    write_npy(run.folder / "sids.npy", sids)
+    use = code_use(run)
+    assert use is not None
+    assert use.counts.tolist() == [[3, 0, 0, 1], [0, 2, 1, 1]]
+    assert (use.n_distinct, use.largest_group, use.collision_rate) == (3, 2, 0.25)
+    assert use.used.tolist() == [2, 3]
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert use.perplexity == pytest.approx([math.exp(entropy), 2 ** (1.5)])
+    # N/K = 1: |3-1| + 1 + 1 + 0 = 4, |0-1| + |2-1| + 0 + 0 = 2, over 2N = 8.
+    assert use.balance == pytest.approx([1 - 4 / 8, 1 - 2 / 8])
+
+
+def test_inflation_by_hand(tmp_path: Path) -> None:
+    run = add_run(tmp_path, "tiger", 0)
+    table = codes_table(results([run]))
+    assert table is not None
+    frame = run.metrics().query("k == 10").groupby("metric")["value"].mean()
+    row = table.frame.iloc[0]
+    assert row["inflation"] == pytest.approx(frame["code_ndcg"] / frame["ndcg"] - 1)
+    assert row["item"] < row["code"]
+
+
+def test_unknown_codebook_size_is_said(tmp_path: Path) -> None:
+    table = codes_table(results([add_run(tmp_path, "tiger", 0, describe__codebook_size=None)]))
+    assert table is not None
+    assert "TIGER: the run does not say how many codes a level has" in table.notes[0]
+
+
+def test_gradient_verdicts() -> None:
+    assert gradient_verdict([]) == "not measured"
+    assert gradient_verdict([np.zeros(3), np.zeros(3)]) == "zero"
+    assert gradient_verdict([np.zeros(2), np.array([1e-30, 1.0])]) == "reaches tokenizer"
+    assert gradient_verdict([np.array([0.0, 2.0, 1.0])]) == "reaches levels 2, 3 only"
+
+
+def test_training_table_reads_the_log(tmp_path: Path) -> None:
+    table = training_table(results(example_store(tmp_path)))
+    assert table is not None
+    rows = table.frame.set_index("method")
+    assert rows.loc["DIGER (FrqUD)", "verdict"] == "reaches tokenizer"
+    assert rows.loc["DIGER (FrqUD), detached", "verdict"] == "zero"
+    assert rows.loc["SASRec (CE)", "verdict"] == "not measured"
+    assert rows.loc["DIGER (FrqUD)", "epochs"] == "6, 7"
+    drift = [np.mean([0.5**epoch for epoch in range(n)]) for n in (6, 7)]
+    assert rows.loc["DIGER (FrqUD)", "drift"] == pytest.approx(np.mean(drift))
+    assert rows.loc["DIGER (FrqUD)", "first"] == pytest.approx(0.4 / 3)
+    assert rows.loc["DIGER (FrqUD)", "snr"] == pytest.approx(1.0)
+    assert "Popularity" not in rows.index
+
+
+def test_efficiency_by_hand(tmp_path: Path) -> None:
+    runs = [add_run(tmp_path, "tiger", seed, n_users=50, seconds__fit=fit, seconds__rank=0.1)
+            for seed, fit in ((0, 10.0), (1, 20.0))]  # fmt: skip
+    row = efficiency_table(results(runs)).frame.iloc[0]
+    assert row["fit"] == 15.0
+    assert row["rank"] == pytest.approx(2.0)  # 0.1 s for 50 users
+    assert row["memory"] == 512.0
+    assert (row["device"], row["threads"]) == ("Example CPU", "2")
+
+
+def test_grid_shapes() -> None:
+    assert [grid_shape(n) for n in (256, 64, 128, 10, 7, 1)] == [
+        (16, 16), (8, 8), (8, 16), (3, 4), (3, 3), (1, 1)]  # fmt: skip
+
+
+def test_heat_map_holds_every_count(tmp_path: Path) -> None:
+    counts = np.arange(10)
+    grid = code_grid(counts)
+    assert grid[0].tolist() == [0, 1, 2, 3]
+    assert np.isnan(grid).sum() == 2
+    assert np.nansum(grid) == counts.sum()
+    runs = example_store(tmp_path, ["tiger", "ste", "pop"], [3, 5])
+    drawings = heat_maps(results(runs))
+    assert [drawing.name for drawing in drawings] == ["toy-codes-tiger", "toy-codes-ste"]
+    limits = set()
+    for drawing, method in zip(drawings, ("tiger", "ste"), strict=True):
+        use: CodeUse | None = code_use(next(r for r in runs if r.method == method))
+        assert use is not None
+        assert "seed 3" in drawing.caption
+        for level in range(3):
+            image = drawing.figure.axes[level].images[0]
+            limits.add(image.get_clim())
+            shown = np.expm1(np.asarray(image.get_array())).round().astype(int).ravel()
+            assert shown.tolist() == use.counts[level].tolist()
+            assert f"{use.used[level]} of 16 codes" in drawing.figure.axes[level].get_title()
+    assert len(limits) == 1
+
+
+def test_history_averages_the_seeds_that_got_there(tmp_path: Path) -> None:
+    runs = tuple(add_run(tmp_path, "diger_sdud", seed, epochs=2) for seed in (0, 1))
+    found = history(runs, "sigma", lambda values: float(values.mean()))
+    assert list(found) == [0, 1, 2]
+    assert found[1] == pytest.approx([0.8, 0.8])
+    assert len(found[2]) == 1
