@@ -12,13 +12,11 @@ checkpoints, so the adapter never writes or reads one.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +48,6 @@ def prepare() -> None:
     _restore_dok_update()
     _import_recbole()
     _drop_tensorboard()
-    _drop_chatter()
 
 
 def _restore_numpy_names() -> None:
@@ -107,17 +104,6 @@ def _drop_tensorboard() -> None:
     """Every RecBole trainer makes ``log_tensorboard/`` in the working folder (any version)."""
     module = importlib.import_module("recbole.trainer.trainer")
     module.get_tensorboard = lambda _logger: _NoTensorboard()  # type: ignore[attr-defined]
-
-
-def _is_worth_showing(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or "recbole" not in Path(record.pathname).parts
-
-
-def _drop_chatter() -> None:
-    """RecBole logs to the root logger, which Hydra shows from INFO on: keep its warnings only."""
-    root = logging.getLogger()
-    if _is_worth_showing not in root.filters:
-        root.addFilter(_is_worth_showing)
 
 
 @contextmanager

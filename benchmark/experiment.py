@@ -30,8 +30,8 @@ from benchmark.config import (
     settings_from,
 )
 from benchmark.errors import UserError
-from benchmark.progress import FILE_VARIABLE
 from benchmark.guard import guard
+from benchmark.progress import FILE_VARIABLE
 from benchmark.run import check_writable
 
 POLL_SECONDS = 0.5

@@ -95,7 +95,11 @@ class Recommender(Protocol):
         If ``run.folder`` holds a checkpoint of an interrupted fit, continue from it."""
 
     def rank(
-        self, data: BenchmarkData, users: NDArray[np.int64], k: int, phase: Phase,
+        self,
+        data: BenchmarkData,
+        users: NDArray[np.int64],
+        k: int,
+        phase: Phase,
         exclude_seen: bool,
     ) -> Ranking:
         """The k best items for each user, given the history that precedes the phase's target.

@@ -88,9 +88,7 @@ def check_ranking(ranking: Ranking, n_users: int, n_items: int, k: int) -> None:
         raise ValueError("a list names an item twice")
 
 
-def rank_all(
-    method: Recommender, prepared: Prepared, k: int, exclude_seen: bool
-) -> Ranking:
+def rank_all(method: Recommender, prepared: Prepared, k: int, exclude_seen: bool) -> Ranking:
     """Test lists of every user, in user order, checked."""
     split = prepared.data.split
     parts = [
@@ -204,8 +202,12 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
 
 
 def _store(
-    settings: Settings, method: Recommender, prepared: Prepared, ranking: Ranking,
-    folder: Path, record: dict[str, Any],
+    settings: Settings,
+    method: Recommender,
+    prepared: Prepared,
+    ranking: Ranking,
+    folder: Path,
+    record: dict[str, Any],
 ) -> None:
     """Write lists, metrics and semantic IDs, and what the lists say into the record."""
     protocol, split = settings.protocol, prepared.data.split

@@ -17,7 +17,6 @@ class SettingError(ValueError):
     bad_setting = True
 
 
-
 def at_least(name: str, value: float, least: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")

@@ -113,7 +113,11 @@ def exhausted_nodes(trie: Trie, depth: int, seen_BxS: Tensor) -> Tensor:
 
 
 def _expand(
-    log_p_BxWxK: Tensor, state: _State, beams: int, trie: Trie | None, depth: int,
+    log_p_BxWxK: Tensor,
+    state: _State,
+    beams: int,
+    trie: Trie | None,
+    depth: int,
     seen: Tensor | None,
 ) -> tuple[_State, Tensor]:
     """The best ``beams`` continuations and, int64 [B, W'], the beam that each one continues."""

@@ -55,7 +55,9 @@ class Generator(nn.Module):
         codes = torch.bmm(y_mxnxK, self.tables[:-1]).transpose(0, 1)
         return torch.cat([codes, F.embedding(suffix_n, self.tables[-1])[:, None]], 1)
 
-    def encode(self, items_nxLxd: Tensor, history_BxT: Tensor, mask_BxT: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, items_nxLxd: Tensor, history_BxT: Tensor, mask_BxT: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Encoder states [B, T L, d] and their mask [B, T L] of histories of embedded items."""
         tokens = items_nxLxd[history_BxT].flatten(1, 2)
         mask = mask_BxT.repeat_interleave(self.length, 1)

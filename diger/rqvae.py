@@ -199,5 +199,3 @@ def shared_rqvae(
     model = RQVAE(content.shape[1], levels, codebook_size, config)
     model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     return model.to(device)
-
-

@@ -124,7 +124,11 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x: Tensor, bias: Tensor, memory: Tensor | None = None, memory_bias: Tensor | None = None
+        self,
+        x: Tensor,
+        bias: Tensor,
+        memory: Tensor | None = None,
+        memory_bias: Tensor | None = None,
     ) -> Tensor:
         normed = self.norm_self(x)
         x = x + self.drop(self.self_attention(normed, normed, bias))
@@ -136,9 +140,7 @@ class Block(nn.Module):
     def drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)
 
-    def step(
-        self, x_BWxd: Tensor, bias: Tensor, cache: LayerCache, memory_bias: Tensor
-    ) -> Tensor:
+    def step(self, x_BWxd: Tensor, bias: Tensor, cache: LayerCache, memory_bias: Tensor) -> Tensor:
         """One token of W beams a row: [B, W, d] -> [B, W, d]; appends to the cache."""
         b, w, _ = x_BWxd.shape
         attention = self.self_attention
@@ -190,7 +192,11 @@ class Stack(nn.Module):
         return self.position(buckets.to(self.position.weight.device)).permute(2, 0, 1)[None]
 
     def forward(
-        self, x: Tensor, bias: Tensor, memory: Tensor | None = None, memory_bias: Tensor | None = None
+        self,
+        x: Tensor,
+        bias: Tensor,
+        memory: Tensor | None = None,
+        memory_bias: Tensor | None = None,
     ) -> Tensor:
         x = dropout(x, self.dropout, self.training)
         for block in self.blocks:

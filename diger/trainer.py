@@ -148,14 +148,16 @@ class Trainer:
         it had never stopped: each epoch draws its order, dropout and noise from a seed of its own.
         """
         first, stale = 0, 0
-        kept = training_state.load(
-            folder, self.modules, self.optimizer, self.schedule, self.device
-        )
+        kept = training_state.load(folder, self.modules, self.optimizer, self.schedule, self.device)
         if kept is None:
             report.save_sids(-1, self.sids)
         else:
             self.sids, self.best, progress = kept
-            first, stale, self.stopped = progress["epoch"] + 1, progress["stale"], progress["stopped"]
+            first, stale, self.stopped = (
+                progress["epoch"] + 1,
+                progress["stale"],
+                progress["stopped"],
+            )
         for epoch in range(first, self.config.epochs):
             if self.stopped:
                 break

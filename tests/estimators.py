@@ -50,7 +50,9 @@ def world() -> World:
     sids = torch.randint(0, K, (12, LEVELS + 1))
     history = torch.randint(0, 12, (4, 5))
     mask = torch.arange(5) < torch.tensor([5, 2, 4, 1])[:, None]
-    return World(tokenizer, generator, content, Batch(history, mask, torch.tensor([3, 7, 1, 11]), sids))
+    return World(
+        tokenizer, generator, content, Batch(history, mask, torch.tensor([3, 7, 1, 11]), sids)
+    )
 
 
 def soft_codes(estimator: Estimator, made: World, noise: int | None = 0) -> SoftCodes:

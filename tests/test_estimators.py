@@ -16,7 +16,7 @@ from diger.estimators import (
     StandardDeviationDecay,
     sample_gumbel,
 )
-from tests.estimators import ESTIMATORS, K, LEVELS, TRAINING, soft_codes, world
+from tests.estimators import ESTIMATORS, LEVELS, TRAINING, K, soft_codes, world
 
 
 @pytest.mark.parametrize("name", TRAINING)

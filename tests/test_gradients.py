@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diger.generator import ROADS
-from tests.estimators import ESTIMATORS, K, LEVELS, TRAINING, soft_codes, world
+from tests.estimators import ESTIMATORS, LEVELS, TRAINING, K, soft_codes, world
 
 
 def codebook_gradient(name: str, roads: tuple[str, ...]) -> list[float]:

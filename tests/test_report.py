@@ -38,9 +38,13 @@ def test_dataset_table_by_hand(tmp_path: Path) -> None:
     assert row["density"] == pytest.approx(2000 / (200 * 300))
     assert row["mean"] == 10.0
     assert (row["text"], row["encoder"]) == ("title & genre", "all-MiniLM-L6-v2")
-    encoder = {"model": "some/encoder", "dimension": 384}
-    run = add_run(tmp_path, "tiger", 0, dataset_info__encoder=encoder)
-    assert dataset_table([results([run])]).frame.iloc[0]["encoder"] == "some/encoder"
+    named = {"name": "some/encoder", "source": "hub", "path": None, "dimension": 384}
+    for encoder, shown in (
+        (named, "some/encoder"),
+        ({**named, "name": None, "source": "npy", "path": "/x"}, "npy, 384-d"),
+    ):
+        run = add_run(tmp_path, "tiger", 0, dataset_info__encoder=encoder)
+        assert dataset_table([results([run])]).frame.iloc[0]["encoder"] == shown
     assert row["limits"].startswith("histories cut to 20, trained on the last 20 prefixes")
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5Model
 
-from diger.seq2seq import ModelConfig, Seq2Seq, Stack, relative_buckets
+from diger.seq2seq import Block, ModelConfig, Seq2Seq, Stack, relative_buckets
 
 CONFIG = ModelConfig(layers=3, d_model=32, d_ff=48, heads=4, d_head=8, dropout=0.0, init_std=0.3)
 
@@ -21,6 +21,7 @@ def copy_stack(ours: Stack, theirs: nn.Module) -> None:
     put(ours.position.weight, first)
     put(ours.norm.weight, "final_layer_norm.weight")
     for i, block in enumerate(ours.blocks):
+        assert isinstance(block, Block)
         parts = [("SelfAttention", block.self_attention, block.norm_self)]
         if ours.decoder:
             parts.append(("EncDecAttention", block.cross_attention, block.norm_cross))
@@ -63,7 +64,9 @@ def test_agrees_with_transformers_t5() -> None:
         )
         memory = ours.encode(inputs, mask)
         got = ours.decode(outputs, memory, mask)
-    torch.testing.assert_close(memory[mask], want.encoder_last_hidden_state[mask], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        memory[mask], want.encoder_last_hidden_state[mask], atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(got, want.last_hidden_state, atol=1e-5, rtol=0)
 
 

@@ -92,7 +92,9 @@ class Split:
         """
         return np.maximum(self.offsets[self.user_of[positions]], positions - self.max_history)
 
-    def histories(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    def histories(
+        self, positions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Padded histories of the rows at ``positions``.
 
         Returns:

@@ -103,7 +103,8 @@ def heat_maps(result: DatasetResults) -> list[Drawing]:
 
 def _heat_map(dataset: str, method: MethodRuns, use: CodeUse, top: int) -> Drawing:
     levels, size = use.counts.shape
-    figure = _figure(2.6 * levels + 0.9, 3.4)
+    rows, columns = grid_shape(size)
+    figure = _figure(2.6 * levels + 0.9, max(2.6 * rows / columns, 1.4) + 0.95)
     panels = figure.subplots(1, levels, squeeze=False)[0]
     for level, axes in enumerate(panels):
         image = axes.imshow(np.log1p(code_grid(use.counts[level])), vmin=0, vmax=np.log1p(top))
@@ -114,7 +115,7 @@ def _heat_map(dataset: str, method: MethodRuns, use: CodeUse, top: int) -> Drawi
         axes.set_axis_off()
     ticks = [0, *(t for e in range(9) for t in (10**e, 3 * 10**e) if t < top / 1.3), top]
     bar = figure.colorbar(image, ax=list(panels), ticks=[float(np.log1p(t)) for t in ticks],
-                          shrink=0.8, label="items on the code, log(1 + count)")  # fmt: skip
+                          shrink=0.8, label="items, log(1 + n)")  # fmt: skip
     bar.ax.set_yticklabels([f"{tick:,}" for tick in ticks])
     figure.suptitle(f"{method.label} on {dataset}: code use", fontsize=11)
     caption = (
@@ -132,7 +133,7 @@ def validation_curves(result: DatasetResults) -> Drawing | None:
     if not _curves(axes, result, f"valid/ndcg@{k}", _mean_of_levels):
         return None
     axes.set_ylabel(f"validation {METRICS['ndcg'].label}@{k}")
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
     axes.set_title(f"Validation on {result.dataset}")
     _legend(figure, [axes])
     return Drawing(f"{result.dataset}-validation", figure, f"Validation curves. {_BAND}")
@@ -173,7 +174,7 @@ def _two_panels(
     for axes, (key, label) in zip(row, present, strict=True):
         _curves(axes, result, key, _mean_of_levels)
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
     row[0].set_title(result.dataset, loc="left")
     _legend(figure, row)
     return Drawing(f"{result.dataset}-{name}", figure, caption)
@@ -220,6 +221,13 @@ def history(
 
 def _mean_of_levels(values: NDArray[np.float64]) -> float:
     return float(values.mean())
+
+
+def _from_zero(axes: Axes) -> None:
+    """Show zero, and leave room for lines that lie at either end."""
+    top = max((float(np.max(line.get_ydata(), initial=0)) for line in axes.lines), default=0.0)
+    top = top or 1.0
+    axes.set_ylim(-0.02 * top, 1.06 * top)
 
 
 def _figure(width: float, height: float) -> Figure:

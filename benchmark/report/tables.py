@@ -264,6 +264,6 @@ def _first_fact(result: DatasetResults, name: str) -> str | None:
     """The first run's word on the data set that is not empty."""
     facts = (run.info.get("dataset_info", {}).get(name) for run in result.runs)
     fact = next((fact for fact in facts if fact), None)
-    if isinstance(fact, Mapping):  # an encoder with all its settings: its name says enough
-        fact = fact.get("model") or fact.get("name") or ", ".join(map(str, fact.values()))
+    if isinstance(fact, Mapping):  # an encoder with all its settings; its path stays out of tables
+        fact = fact.get("name") or f"{fact.get('source')}, {fact.get('dimension')}-d"
     return None if fact is None else str(fact)

@@ -1,0 +1,164 @@
+"""Bad input: one clear line, exit code 2, nothing trained, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+SMALL = ["dataset=ml-100k-150u", "protocol=smoke", "device=cpu"]
+
+
+def call(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=REPO, capture_output=True, text=True,
+        check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def one_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The single line of standard error of a call that must have ended with code 2."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+BAD = [
+    ("method=nonsense", "Could not find 'method/nonsense'"),
+    ("dataset=nonsense", "Could not find 'dataset/nonsense'"),
+    ("method.codebook_size=-1", "codebook_size must be at least 2, got -1"),
+    ("method.codebook_size=1", "codebook_size must be at least 2, got 1"),
+    ("method.codebook_size=2.5", "codebook_size must be a whole number, got 2.5"),
+    ("method.nonsense=1", "method.nonsense"),
+    ("nonsense=1", "nonsense"),
+    ("+method.nonsense=1", "nonsense"),
+    ("+method.train.nonsense=1", "unknown key method.train.nonsense"),
+    ("method.train.epochs=0", "train.epochs must be at least 1"),
+    ("method.train.learning_rate=-1", "train.learning_rate must be greater than 0"),
+    ("method.decode.beams=10", "10 beams cannot fill lists of 20"),
+    ("method.decode.mode=greedy", "decode.mode must be one of"),
+    ("protocol.ks=[5,50]", "shorter than the largest cut-off"),
+    ("protocol.ks=[]", "at least one cut-off"),
+    ("protocol.max_history=0", "max_history must be a whole number of at least 1"),
+    ("seed=-1", "seed must be a whole number"),
+    ("seed=abc", "seed must be a whole number"),
+    ("device=tpu", "device must be auto, cpu or cuda"),
+    ("threads=0", "threads must be a whole number"),
+    ("exclude_seen=maybe", "exclude_seen must be true, false or null"),
+    ("dataset.users=0", "users"),
+    ("seed=1,2", "multirun"),
+    ("seed=[", "no viable alternative"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), BAD, ids=[override for override, _ in BAD])
+def test_bad_setting(override: str, message: str, tmp_path: Path) -> None:
+    from benchmark.config import check_cell
+    from benchmark.errors import UserError
+
+    with pytest.raises(UserError) as caught:
+        check_cell([*SMALL, f"results={tmp_path}", override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["method=nonsense", "method.codebook_size=-1"])
+def test_exit_code_and_one_line(override: str, tmp_path: Path) -> None:
+    done = call("benchmark.run", *SMALL, f"results={tmp_path}/r", override)
+    one_error(done)
+    assert not (tmp_path / "r").exists()
+
+
+def test_negative_lambda(tmp_path: Path) -> None:
+    done = call("benchmark.run", *SMALL, "method=diger_sdud", "method.estimator.lambda_=-1")
+    assert "lambda_ must not be negative, got -1" in one_error(done)
+
+
+def test_a_grid_with_one_bad_cell_runs_none(tmp_path: Path) -> None:
+    done = call(
+        "benchmark.run", "-m", *SMALL, f"results={tmp_path}/r", "method=pop,nonsense", "seed=0,1"
+    )
+    assert "nonsense" in one_error(done)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_grid_runs_every_cell(tmp_path: Path, data_cache: Path) -> None:
+    done = call(
+        "benchmark.run", "-m", *SMALL, f"results={tmp_path}/r", f"cache={data_cache}",
+        "method=pop", "seed=0,1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.parent.name for path in tmp_path.rglob("ranks.parquet")) == [
+        "seed=0", "seed=1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["results", "cache"])
+def test_unwritable_folder(key: str, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")  # a folder below a file cannot be made, whoever asks
+    done = call("benchmark.run", *SMALL, "method=pop", f"{key}={blocked}/r")
+    assert f"cannot write to {blocked}/r" in one_error(done)
+
+
+def test_damaged_lists_are_named_and_kept(tmp_path: Path, data_cache: Path) -> None:
+    """A truncated ranks.parquet: run and report both say so, and nothing is overwritten."""
+    places = [f"results={tmp_path}/r", f"cache={data_cache}"]
+    for method in ("pop", "sasrec_ce"):
+        assert call("benchmark.run", *SMALL, *places, f"method={method}").returncode == 0
+    lists = next((tmp_path / "r" / "ml-100k-150u" / "pop").rglob("ranks.parquet"))
+    lists.write_bytes(lists.read_bytes()[:100])
+    error = one_error(call("benchmark.run", *SMALL, *places, "method=pop"))
+    assert str(lists) in error
+    assert "damaged" in error
+    assert lists.stat().st_size == 100
+    done = call("benchmark.report", f"store={tmp_path}/r", f"out={tmp_path}/report")
+    assert str(lists) in one_error(done)
+    index = (tmp_path / "report" / "index.md").read_text(encoding="utf-8")
+    assert str(lists) in index  # the report of the rest names the bad one
+    assert "SASRec" in index
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    assert "no results folder" in one_error(call("benchmark.report", f"store={tmp_path}/none"))
+    assert "no finished runs" in one_error(call("benchmark.report", f"store={tmp_path}"))
+    assert "expected key=value" in one_error(call("benchmark.report", "quick"))
+    assert "unknown option" in one_error(call("benchmark.report", "sotre=x"))
+
+
+def test_report_needs_no_torch(tmp_path: Path, data_cache: Path) -> None:
+    places = [f"results={tmp_path}/r", f"cache={data_cache}"]
+    assert call("benchmark.run", *SMALL, *places, "method=pop").returncode == 0
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    done = call(
+        "benchmark.report", f"store={tmp_path}/r", f"out={tmp_path}/o", PYTHONPATH=str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_dry_run_lists_and_trains_nothing(tmp_path: Path) -> None:
+    done = call("benchmark.experiment", "smoke", "--dry-run", f"results={tmp_path}/r")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert lines[-1] == "10 cells: 0 done, 10 left"
+    assert len(lines) == 11
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("experiment", ["quick", "paper", "smoke", "ml-100k"])
+def test_every_experiment_has_only_good_cells(experiment: str) -> None:
+    from benchmark.experiment import plan
+
+    cells = plan(experiment)
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_unknown_experiment() -> None:
+    assert "no experiment 'nonsense'" in one_error(call("benchmark.experiment", "nonsense"))

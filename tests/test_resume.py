@@ -1,0 +1,82 @@
+"""The same command twice gives the same bytes; so does a fit that was killed on its way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmark import store
+
+REPO = Path(__file__).parents[1]
+GENERATIVE = ["tiger", "diger_sdud_frqud"]
+SMALL = ["dataset=ml-100k-150u", "protocol=smoke", "seed=3", "device=cpu"]
+
+
+def command(method: str, results: Path, cache: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "benchmark.run", f"method={method}", *SMALL,
+        f"results={results}", f"cache={cache}", *more,
+    ]  # fmt: skip
+
+
+def run(*arguments: str | Path, method: str, results: Path, cache: Path) -> Path:
+    done = subprocess.run(
+        command(method, results, cache, *map(str, arguments)),
+        cwd=REPO, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("method", ["pop", "lightgcn", "sasrec_ce", "sasrec_bce", "tiger"])
+def test_twice_the_same_bytes(method: str, tmp_path: Path, data_cache: Path) -> None:
+    folders = [run(method=method, results=tmp_path / name, cache=data_cache) for name in "ab"]
+    first, second = ((folder / "ranks.parquet").read_bytes() for folder in folders)
+    assert first == second
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end, f"{path.name} did not appear"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("method", GENERATIVE)
+def test_killed_and_continued_gives_the_same_bytes(
+    method: str, tmp_path: Path, data_cache: Path
+) -> None:
+    more = ["method.train.epochs=6", "method.train.lr_tokenizer=1e-3"]
+    whole = run(*more, method=method, results=tmp_path / "whole", cache=data_cache)
+    cell = tmp_path / "cut" / whole.relative_to(tmp_path / "whole")
+    with subprocess.Popen(
+        command(method, tmp_path / "cut", data_cache, *more), cwd=REPO,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        wait_for(cell / "sids" / "epoch=0002.npy", process)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (cell / "ranks.parquet").exists()
+    assert (cell / "checkpoint.pt").exists()
+    assert not store.is_done(cell)
+    again = run(*more, method=method, results=tmp_path / "cut", cache=data_cache)
+    assert again == cell
+    for name in ("ranks.parquet", "metrics.parquet", "sids.npy"):
+        assert (cell / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not (cell / "checkpoint.pt").exists()
+    epochs = [row["epoch"] for row in store.StoredRun(cell, {}).train_log()]
+    assert epochs == list(range(6))
+
+
+def test_a_finished_cell_is_skipped(tmp_path: Path, data_cache: Path) -> None:
+    folder = run(method="pop", results=tmp_path, cache=data_cache)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    run(method="pop", results=tmp_path, cache=data_cache)
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    assert before == after
