@@ -4,5 +4,5 @@
 # and writes the report. Stop it at any time; the same command goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-./scripts/setup.sh
+bash scripts/setup.sh
 exec .venv/bin/python -m benchmark.experiment "$@"

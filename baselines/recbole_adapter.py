@@ -26,6 +26,7 @@ from baselines import recbole_compat
 from baselines.lists import joined, seen_pairs, top_k
 from baselines.recbole_trainer import WatchedFit
 from benchmark.data.split import Phase, Split
+from benchmark.metrics import METRICS, target_ranks
 from benchmark.recommender import BenchmarkData, Ranking, Run
 from diger import checks
 
@@ -141,9 +142,28 @@ class RecBoleMethod(ABC):
             utils.init_seed(seed, True)  # the row order has its own generator, from the config
             model = self.model_class()(config, loaders.train._dataset).to(config["device"])
             identity = f"{data.split.sha256} {seed} {self!r}"
-            watched = WatchedFit(config, model, run, identity)
-            watched.fit(loaders.train, loaders.valid)
-        self._fitted = _Fitted(watched, loaders, item_ids, user_ids)
+            # RecBole's validation treats seen items as the kind of model does by default. Where
+            # the test will not, ours selects the model.
+            other = run.exclude_seen not in (None, self.excludes_seen)
+            validate = (lambda: self._validate(data, not self.excludes_seen)) if other else None
+            watched = WatchedFit(config, model, run, identity, validate)
+            self._fitted = _Fitted(watched, loaders, item_ids, user_ids)
+            try:
+                watched.fit(loaders.train, loaders.valid)
+            except BaseException:
+                self._fitted = None
+                raise
+
+    def _validate(self, data: BenchmarkData, exclude_seen: bool) -> dict[str, float]:
+        """Mean NDCG@10 and Recall@10 of the validation items, by the suite's own metrics."""
+        users, split = np.arange(data.split.n_users), data.split
+        ranks = target_ranks(
+            self.rank(data, users, 10, "valid", exclude_seen).items, split.targets("valid")
+        )
+        return {
+            f"{name}@10": float(METRICS[name].per_user(ranks, 10).mean())
+            for name in ("ndcg", "recall")
+        }
 
     def _config(self, split: Split, seed: int, device: str, folder: Path) -> Any:
         settings = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,21 @@ class WatchedFit:
         valid: validation NDCG@10 and Recall@10 of the last evaluation, by RecBole's names.
     """
 
-    def __init__(self, config: Any, model: Any, run: Run, identity: str) -> None:
-        """``identity``: a checkpoint is continued only if it was written with the same one."""
+    def __init__(
+        self,
+        config: Any,
+        model: Any,
+        run: Run,
+        identity: str,
+        validate: Callable[[], dict[str, float]] | None = None,
+    ) -> None:
+        """
+        Args:
+            identity: a checkpoint is continued only if it was written with the same one.
+            validate: gives ``ndcg@10`` and ``recall@10`` of the model as it is, in place of
+                RecBole's own validation.
+        """
+        self._validate = validate
         self.trainer = importlib.import_module("recbole.trainer.trainer").Trainer(config, model)
         self.best_epoch = -1
         self.valid: dict[str, float] = {}
@@ -84,7 +98,11 @@ class WatchedFit:
             return loss
 
         def watched_valid(data: Any, **options: Any) -> Any:
-            score, figures = valid_epoch(data, **options)
+            if self._validate is None:
+                score, figures = valid_epoch(data, **options)
+            else:
+                figures = self._validate()
+                score = figures["ndcg@10"]
             self.valid = {name: float(value) for name, value in figures.items()}
             named = {f"valid/{name}": value for name, value in self.valid.items()}
             self._log({**self._row, **named})

@@ -11,4 +11,4 @@ class StraightThrough(Estimator):
     """Forward: the nearest code. Backward: softmax(-D / tau)."""
 
     def noise_scale(self, level: int) -> Tensor:
-        return self.gap.new_zeros(())
+        return self.unit.new_zeros(())

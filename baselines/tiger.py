@@ -16,4 +16,4 @@ class TwoStage(Estimator):
     trains_tokenizer = False
 
     def noise_scale(self, level: int) -> Tensor:
-        return self.gap.new_zeros(())
+        return self.unit.new_zeros(())

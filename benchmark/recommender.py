@@ -59,6 +59,11 @@ class Run(Protocol):
     def device(self) -> str:
         """``cpu`` or ``cuda``."""
 
+    @property
+    def exclude_seen(self) -> bool | None:
+        """How validation has to treat seen items, so that a model is selected by what it will be
+        tested on; None: as the method does by default."""
+
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one epoch to train.jsonl. ``row`` needs ``epoch`` (from 0) and may hold any JSON
         values; validation metrics are named ``valid/ndcg@10`` and so on, losses ``loss/<part>``.

@@ -177,7 +177,7 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
     store.write_text(folder / "config.yaml", OmegaConf.to_yaml(identity))
     progress = make_progress(f"{settings.method_name} seed {settings.seed}")
     try:
-        run = store.RunFolder(folder, settings.cache, device, progress)
+        run = store.RunFolder(folder, settings.cache, device, progress, exclude)
         method.fit(prepared.data, settings.seed, run)
     except ValueError as error:
         # A method may find out on the data that a setting cannot work; it says so by this mark.

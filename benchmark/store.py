@@ -174,10 +174,18 @@ class StoredRun:
 class RunFolder:
     """What a method gets to train in; implements ``benchmark.recommender.Run``."""
 
-    def __init__(self, folder: Path, cache: Path, device: str, show: Any = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cache: Path,
+        device: str,
+        show: Any = None,
+        exclude_seen: bool | None = None,
+    ) -> None:
         self.folder = folder
         self.cache = cache
         self.device = device
+        self.exclude_seen = exclude_seen
         self._show = show
         folder.mkdir(parents=True, exist_ok=True)
 

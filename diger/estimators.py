@@ -2,7 +2,7 @@
 
 For items with latents r_1 = E(x) and, per level l, squared distances D_l to the K codes:
 
-    a_l = -D_l / gap_l                   gap_l = 1 as released; see ``logit_scale``
+    a_l = -D_l / unit_l                  unit_l = 1 as released; see ``logit_scale``
     p_l = softmax((a_l + s_l g) / tau)   g ~ Gumbel(0, 1)^K
     h_l = onehot(argmax p_l)
     y_l = h_l + p_l - sg(p_l)            hard forward, soft backward
@@ -58,25 +58,32 @@ class Estimator(nn.Module):
     Args:
         levels: m. codebook_size: K.
         tau: temperature of the soft codes, > 0.
-        logit_scale: ``none`` (as released) or ``gap``: divide each level's logits by the median
-            gap between its two best ones over the catalogue at the start, so that noise of
-            standard deviation 1.28 means the same for any text encoder.
+        logit_scale: ``none`` (as released) or ``gap``: scale each level's logits so that the
+            median gap between its two best ones over the catalogue is ``gap_target`` at the
+            start. Noise of standard deviation 1.28 then means the same for any text encoder.
+        gap_target: in units of the logits, > 0; the larger, the quieter the noise.
     """
 
     #: False: the tokenizer is frozen and items keep the semantic IDs they start with.
     trains_tokenizer: bool = True
 
-    gap: Tensor
+    unit: Tensor  # [m], what each level's distances are divided by
 
     def __init__(
-        self, levels: int, codebook_size: int, tau: float = 2.0, logit_scale: str = "none"
+        self,
+        levels: int,
+        codebook_size: int,
+        tau: float = 2.0,
+        logit_scale: str = "none",
+        gap_target: float = 1.0,
     ) -> None:
         super().__init__()
+        above("estimator.gap_target", gap_target, 0)
         above("estimator.tau", tau, 0)
         one_of("estimator.logit_scale", logit_scale, ("none", "gap"))
         self.levels, self.codebook_size = levels, codebook_size
-        self.tau, self.logit_scale = tau, logit_scale
-        self.register_buffer("gap", torch.ones(levels))
+        self.tau, self.logit_scale, self.gap_target = tau, logit_scale, gap_target
+        self.register_buffer("unit", torch.ones(levels))
 
     # What a subclass decides ---------------------------------------------------------------
 
@@ -111,7 +118,7 @@ class Estimator(nn.Module):
         vq = latent_nxD.new_zeros(())
         ys, nearest = [], []
         for level, codebook in enumerate(codebooks):
-            logits = -squared_distances(residual, codebook) / self.gap[level]
+            logits = -squared_distances(residual, codebook) / self.unit[level]
             nearest.append(logits.detach().argmax(-1))
             y = self.relax(logits, level, generator)
             chosen = y @ codebook
@@ -135,7 +142,7 @@ class Estimator(nn.Module):
 
     @torch.no_grad()
     def median_gaps(self, latent_NxD: Tensor, codebooks: Tensor) -> Tensor:
-        """[m]: median over items of the gap between the two best logits, before ``gap``."""
+        """[m]: median over items of the gap between the two best logits, of the distances as they are."""
         residuals = quantize(latent_NxD, codebooks, Nearest()).residuals
         gaps = []
         for level, codebook in enumerate(codebooks):
@@ -147,12 +154,13 @@ class Estimator(nn.Module):
     def start(self, latent_NxD: Tensor, codebooks: Tensor) -> None:
         """Fix the logit scale on the catalogue as it is before training."""
         if self.logit_scale == "gap":
-            self.gap.copy_(self.median_gaps(latent_NxD, codebooks).clamp_min(1e-12))
+            gaps = self.median_gaps(latent_NxD, codebooks)
+            self.unit.copy_((gaps / self.gap_target).clamp_min(1e-12))
 
     @torch.no_grad()
     def signal_to_noise(self, latent_NxD: Tensor, codebooks: Tensor) -> list[float | None]:
         """Median logit gap over the noise's standard deviation, per level; None: no noise."""
-        gaps = self.median_gaps(latent_NxD, codebooks) / self.gap
+        gaps = self.median_gaps(latent_NxD, codebooks) / self.unit
         noise = [float(self.noise_scale(level).mean()) * GUMBEL_STD for level in range(self.levels)]
         return [float(g) / n if n > 0 else None for g, n in zip(gaps, noise, strict=True)]
 
@@ -161,7 +169,7 @@ class Gumbel(Estimator):
     """Sampled codes, full noise at all times: exploration that never ends."""
 
     def noise_scale(self, level: int) -> Tensor:
-        return self.gap.new_ones(())
+        return self.unit.new_ones(())
 
 
 class StandardDeviationDecay(Estimator):
@@ -182,8 +190,9 @@ class StandardDeviationDecay(Estimator):
         lambda_: float = 1.7,
         tau: float = 2.0,
         logit_scale: str = "none",
+        gap_target: float = 1.0,
     ) -> None:
-        super().__init__(levels, codebook_size, tau, logit_scale)
+        super().__init__(levels, codebook_size, tau, logit_scale, gap_target)
         above("estimator.sigma_start", sigma_start, 0)
         if not lambda_ >= 0:
             raise ValueError(f"estimator.lambda_ must not be negative, got {lambda_}")
@@ -246,11 +255,14 @@ class FrequencyDecay(_Usage):
         momentum: float = 0.99,
         tau: float = 2.0,
         logit_scale: str = "none",
+        gap_target: float = 1.0,
     ) -> None:
-        super().__init__(levels, codebook_size, tau, logit_scale, r=r, momentum=momentum)
+        super().__init__(
+            levels, codebook_size, tau, logit_scale, gap_target, r=r, momentum=momentum
+        )
 
     def noise_scale(self, level: int) -> Tensor:
-        return self.hot(level).to(self.gap.dtype)
+        return self.hot(level).to(self.unit.dtype)
 
 
 class CombinedDecay(_Usage, StandardDeviationDecay):
@@ -266,9 +278,18 @@ class CombinedDecay(_Usage, StandardDeviationDecay):
         momentum: float = 0.99,
         tau: float = 2.0,
         logit_scale: str = "none",
+        gap_target: float = 1.0,
     ) -> None:
         super().__init__(
-            levels, codebook_size, sigma_start, lambda_, tau, logit_scale, r=r, momentum=momentum
+            levels,
+            codebook_size,
+            sigma_start,
+            lambda_,
+            tau,
+            logit_scale,
+            gap_target,
+            r=r,
+            momentum=momentum,
         )
 
     def noise_scale(self, level: int) -> Tensor:

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,7 +72,7 @@ class RQVAEConfig:
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, (wide, narrow) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (wide, narrow) in enumerate(pairwise(widths)):
         layers.append(nn.Linear(wide, narrow))
         if i < len(widths) - 2:
             layers.append(nn.ReLU())

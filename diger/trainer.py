@@ -82,7 +82,9 @@ class Trainer:
         data: SequenceData,
         seed: int,
         device: str,
+        exclude_seen: bool = False,
     ) -> None:
+        self.exclude_seen = exclude_seen  # in validation, as in the test to come
         self.config, self.decode, self.data = config, decode, data
         self.generator, self.tokenizer, self.estimator = generator, tokenizer, estimator
         self.modules = nn.ModuleDict(
@@ -251,7 +253,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """NDCG@10 and Recall@10 of the validation items, mean over users."""
         users = np.arange(self.data.n_users)
-        items, _, invalid = self.rank(users, 10, "valid", exclude_seen=False)
+        items, _, invalid = self.rank(users, 10, "valid", self.exclude_seen)
         hit = items == self.data.targets("valid")[:, None]
         gain = np.where(hit, 1 / np.log2(np.arange(10) + 2.0), 0.0).sum(1)
         row = {"valid/ndcg@10": float(gain.mean()), "valid/recall@10": float(hit.any(1).mean())}

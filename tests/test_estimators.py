@@ -90,15 +90,15 @@ def test_gumbel_noise_has_its_mean_and_spread() -> None:
     assert torch.isfinite(noise).all()
 
 
-def test_gap_scale_makes_the_median_gap_one_whatever_the_units() -> None:
+def test_gap_scale_sets_the_median_gap_whatever_the_units() -> None:
     made = world()
-    for unit in (1.0, 1e-3):
-        estimator = Gumbel(LEVELS, K, logit_scale="gap")
+    for unit, target in ((1.0, 1.0), (1e-3, 1.0), (1.0, 5.0)):
+        estimator = Gumbel(LEVELS, K, logit_scale="gap", gap_target=target)
         latent = made.tokenizer.encoder(made.content).detach() * unit
         books = made.tokenizer.codebooks.detach() * unit
         estimator.start(latent, books)
         snr = estimator.signal_to_noise(latent, books)
-        assert snr == pytest.approx([1 / GUMBEL_STD] * LEVELS, rel=1e-4)
+        assert snr == pytest.approx([target / GUMBEL_STD] * LEVELS, rel=1e-4)
 
 
 def test_signal_to_noise_is_none_without_noise() -> None:
@@ -112,6 +112,7 @@ def test_signal_to_noise_is_none_without_noise() -> None:
     ("name", "settings", "message"),
     [
         ("gumbel", {"tau": 0}, "tau must be greater than 0"),
+        ("gumbel", {"gap_target": 0}, "gap_target must be greater than 0"),
         ("gumbel", {"logit_scale": "median"}, "logit_scale must be one of"),
         ("diger_sdud", {"lambda_": -0.1}, "lambda_ must not be negative"),
         ("diger_sdud", {"sigma_start": 0.0}, "sigma_start must be greater than 0"),
