@@ -142,7 +142,7 @@ class Estimator(nn.Module):
 
     @torch.no_grad()
     def median_gaps(self, latent_NxD: Tensor, codebooks: Tensor) -> Tensor:
-        """[m]: median over items of the gap between the two best logits, of the distances as they are."""
+        """[m]: median over items of the gap between the two smallest squared distances."""
         residuals = quantize(latent_NxD, codebooks, Nearest()).residuals
         gaps = []
         for level, codebook in enumerate(codebooks):
