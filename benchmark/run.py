@@ -142,6 +142,8 @@ def run_cell(settings: Settings, say: Callable[[str], None] = print) -> Path:
 
 def _run(settings: Settings, method: Recommender, folder: Path) -> None:
     started = time.perf_counter()
+    for leftover in folder.rglob(".*.tmp"):  # half-written files of a run that was killed
+        leftover.unlink()
     device = resolve_device(settings.device)
     limit_threads(settings.threads)
     protocol = settings.protocol

@@ -180,6 +180,7 @@ class StandardDeviationDecay(Estimator):
 
     Args:
         sigma_start: sigma_l before training, > 0. lambda_: the offset, >= 0.
+        shared: see ``Estimator``.
     """
 
     def __init__(
@@ -188,11 +189,9 @@ class StandardDeviationDecay(Estimator):
         codebook_size: int,
         sigma_start: float = 1.0,
         lambda_: float = 1.7,
-        tau: float = 2.0,
-        logit_scale: str = "none",
-        gap_target: float = 1.0,
+        **shared: Any,
     ) -> None:
-        super().__init__(levels, codebook_size, tau, logit_scale, gap_target)
+        super().__init__(levels, codebook_size, **shared)
         above("estimator.sigma_start", sigma_start, 0)
         if not lambda_ >= 0:
             raise ValueError(f"estimator.lambda_ must not be negative, got {lambda_}")
@@ -211,13 +210,27 @@ class StandardDeviationDecay(Estimator):
         return {**super().state(), "sigma": [float(value) for value in self.sigma.detach().abs()]}
 
 
-class _Usage(Estimator):
-    """Keeps how often each code is the nearest one: a moving average, momentum 0.99."""
+class FrequencyDecay(Estimator):
+    """FrqUD: noise on hot codes only, so that it fades as the load evens out.
 
-    usage: Tensor
+    A code is hot if it is the noiseless nearest one more than r times as often as an even share,
+    by a moving average that starts at that share.
 
-    def __init__(self, *args: Any, r: float, momentum: float = 0.99, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Args:
+        r: > 0. momentum: of the moving average, in [0, 1). shared: see ``Estimator``.
+    """
+
+    usage: Tensor  # [m, K]
+
+    def __init__(
+        self,
+        levels: int,
+        codebook_size: int,
+        r: float = 1.5,
+        momentum: float = 0.99,
+        **shared: Any,
+    ) -> None:
+        super().__init__(levels, codebook_size, **shared)
         above("estimator.r", r, 0)
         if not 0 <= momentum < 1:
             raise ValueError(f"estimator.momentum must be in [0, 1), got {momentum}")
@@ -231,6 +244,9 @@ class _Usage(Estimator):
         share = counts.to(self.usage.dtype) / len(nearest_nxm)
         self.usage.mul_(self.momentum).add_(share, alpha=1 - self.momentum)
 
+    def noise_scale(self, level: int) -> Tensor:
+        return self.hot(level).to(self.unit.dtype)
+
     def hot(self, level: int) -> Tensor:
         """bool [K]: codes used more than r times as often as an even share."""
         return self.usage[level] > self.r / self.codebook_size
@@ -240,57 +256,11 @@ class _Usage(Estimator):
         return {**super().state(), "hot_share": share}
 
 
-class FrequencyDecay(_Usage):
-    """FrqUD: noise on hot codes only, so that it fades as the load evens out.
+class CombinedDecay(FrequencyDecay, StandardDeviationDecay):
+    """SDUD and FrqUD together: the learned noise scale, on hot codes only.
 
-    Args:
-        r: how many times an even share makes a code hot, > 0. momentum: of the moving average.
+    Takes the settings of both.
     """
-
-    def __init__(
-        self,
-        levels: int,
-        codebook_size: int,
-        r: float = 1.5,
-        momentum: float = 0.99,
-        tau: float = 2.0,
-        logit_scale: str = "none",
-        gap_target: float = 1.0,
-    ) -> None:
-        super().__init__(
-            levels, codebook_size, tau, logit_scale, gap_target, r=r, momentum=momentum
-        )
-
-    def noise_scale(self, level: int) -> Tensor:
-        return self.hot(level).to(self.unit.dtype)
-
-
-class CombinedDecay(_Usage, StandardDeviationDecay):
-    """SDUD and FrqUD together: the learned noise scale, on hot codes only."""
-
-    def __init__(
-        self,
-        levels: int,
-        codebook_size: int,
-        sigma_start: float = 1.0,
-        lambda_: float = 1.7,
-        r: float = 1.5,
-        momentum: float = 0.99,
-        tau: float = 2.0,
-        logit_scale: str = "none",
-        gap_target: float = 1.0,
-    ) -> None:
-        super().__init__(
-            levels,
-            codebook_size,
-            sigma_start,
-            lambda_,
-            tau,
-            logit_scale,
-            gap_target,
-            r=r,
-            momentum=momentum,
-        )
 
     def noise_scale(self, level: int) -> Tensor:
         return StandardDeviationDecay.noise_scale(self, level) * self.hot(level)

@@ -17,11 +17,12 @@ from diger.checks import SettingError, build, whole
 from diger.decode import DecodeConfig
 from diger.estimators import Estimator
 from diger.generator import Generator
+from diger.optimizer import TrainConfig
 from diger.rqvae import RQVAEConfig, shared_rqvae
 from diger.semantic_ids import add_suffix, code_statistics
 from diger.seq2seq import ModelConfig
 from diger.sequences import Phase, SequenceData
-from diger.trainer import Callbacks, TrainConfig, Trainer
+from diger.trainer import Callbacks, Trainer
 
 
 class Ranking(NamedTuple):

@@ -15,43 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diger import training_state
-from diger.checks import SettingError, above, at_least, whole
+from diger.checks import SettingError
 from diger.decode import DecodeConfig, Trie, beam_search
 from diger.estimators import Estimator, SoftCodes
 from diger.generator import ROADS, Batch, Generator
+from diger.optimizer import TrainConfig, make_optimizer
 from diger.rqvae import RQVAE
 from diger.semantic_ids import add_suffix, code_statistics, drift
 from diger.sequences import Phase, RowReader, SequenceData
 from diger.training_state import Best
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Joint training. ``lr_tokenizer`` is the paper's lr_id; learning rates follow one cosine
-    schedule after ``warmup_steps``; ``patience`` counts validations without a better NDCG@10."""
-
-    epochs: int = 120
-    patience: int = 15
-    valid_every: int = 1
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    lr_tokenizer: float = 1e-5
-    lr_sigma: float = 1e-3
-    warmup_steps: int = 500
-    clip: float = 1.0
-    w_reconstruction: float = 1.0
-    w_vq: float = 1.0
-    freeze_encoder: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "valid_every", "batch_size"):
-            whole(f"train.{name}", getattr(self, name), 1)
-        whole("train.warmup_steps", self.warmup_steps, 0)
-        for name in ("learning_rate", "lr_tokenizer", "lr_sigma", "clip"):
-            above(f"train.{name}", getattr(self, name), 0)
-        for name in ("weight_decay", "w_reconstruction", "w_vq"):
-            at_least(f"train.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -96,7 +68,9 @@ class Trainer:
         with torch.no_grad():
             self.latent = tokenizer.encoder(content)
             estimator.start(self.latent, tokenizer.codebooks)
-        self.optimizer, self.schedule = self._optimizer()
+        self.optimizer, self.schedule = make_optimizer(
+            config, generator, tokenizer, estimator, config.epochs * self.steps_per_epoch
+        )
         self.noise = torch.Generator(device=device)
         self.best = Best()
         self.stopped = ""  # why training ended before its last epoch
@@ -298,28 +272,3 @@ class Trainer:
     def _seed(self, epoch: int) -> None:
         torch.manual_seed(self._epoch_seed(epoch))
         self.noise.manual_seed(self._epoch_seed(epoch))
-
-    def _optimizer(self) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-        c = self.config
-        groups: list[dict[str, Any]] = [
-            {"params": list(self.generator.parameters()), "lr": c.learning_rate}
-        ]
-        if self.estimator.trains_tokenizer:
-            moved = [self.tokenizer.codebooks]
-            if not c.freeze_encoder:
-                moved += list(self.tokenizer.encoder.parameters())
-            groups.append({"params": moved, "lr": c.lr_tokenizer})
-        own = list(self.estimator.parameters())
-        if own:
-            # Decay would pull the noise scale to zero whatever the loss says.
-            groups.append({"params": own, "lr": c.lr_sigma, "weight_decay": 0.0})
-        optimizer = torch.optim.AdamW(groups, weight_decay=c.weight_decay)
-        total = c.epochs * self.steps_per_epoch
-
-        def factor(step: int) -> float:
-            if step < c.warmup_steps:
-                return (step + 1) / c.warmup_steps
-            share = (step - c.warmup_steps) / max(total - c.warmup_steps, 1)
-            return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

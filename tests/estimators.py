@@ -1,35 +1,37 @@
-"""The estimators by name, as the method files build them, and a small world to run them in."""
+"""The estimators of the method files, and a small world to run them in.
+
+Whoever adds a method file with an estimator inherits every test that runs over ``ESTIMATORS``.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
+import yaml
+from hydra.utils import get_class
 from torch import Tensor
 
-from baselines.ste import StraightThrough
-from baselines.tiger import TwoStage
-from diger.estimators import (
-    CombinedDecay,
-    Estimator,
-    FrequencyDecay,
-    Gumbel,
-    SoftCodes,
-    StandardDeviationDecay,
-)
+from benchmark.config import CONF
+from diger.estimators import Estimator, SoftCodes
 from diger.generator import Batch, Generator
 from diger.rqvae import RQVAE, RQVAEConfig
 from diger.seq2seq import ModelConfig
 
-ESTIMATORS: dict[str, type[Estimator]] = {
-    "tiger": TwoStage,
-    "ste": StraightThrough,
-    "gumbel": Gumbel,
-    "diger_sdud": StandardDeviationDecay,
-    "diger_frqud": FrequencyDecay,
-    "diger_sdud_frqud": CombinedDecay,
-}
-TRAINING = [name for name in ESTIMATORS if name != "tiger"]
+
+def _configured() -> dict[str, type[Estimator]]:
+    """The estimator class of every method file that names one."""
+    found = {}
+    for path in sorted((CONF / "method").glob("*.yaml")):
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if "estimator" in settings:
+            found[path.stem] = get_class(settings["estimator"]["_target_"])
+    return found
+
+
+ESTIMATORS = _configured()
+TRAINING = [name for name, kind in ESTIMATORS.items() if kind.trains_tokenizer]
+FROZEN = [name for name in ESTIMATORS if name not in TRAINING]
 K, LEVELS, N = 6, 3, 20
 
 

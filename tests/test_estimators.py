@@ -63,7 +63,7 @@ def test_sigma_converges_to_the_root_of_the_loss_less_lambda(lambda_: float) -> 
         optimizer.zero_grad()
         estimator.objective(torch.tensor(4.0)).backward()
         optimizer.step()
-    assert float(estimator.sigma.mean()) == pytest.approx(math.sqrt(4.0) - lambda_, abs=1e-3)
+    assert estimator.sigma.mean().item() == pytest.approx(math.sqrt(4.0) - lambda_, abs=1e-3)
 
 
 def test_frequency_mask_follows_the_moving_average() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diger.generator import ROADS
-from tests.estimators import ESTIMATORS, LEVELS, TRAINING, K, soft_codes, world
+from tests.estimators import ESTIMATORS, FROZEN, LEVELS, TRAINING, K, soft_codes, world
 
 
 def codebook_gradient(name: str, roads: tuple[str, ...]) -> list[float]:
@@ -36,15 +36,21 @@ def test_no_road_no_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize("road", [*((road,) for road in ROADS), ROADS])
-def test_two_stage_is_exactly_zero(road: tuple[str, ...]) -> None:
-    assert codebook_gradient("tiger", road) == [0.0] * LEVELS
+@pytest.mark.parametrize("name", FROZEN)
+def test_two_stage_is_exactly_zero(name: str, road: tuple[str, ...]) -> None:
+    assert codebook_gradient(name, road) == [0.0] * LEVELS
+
+
+def test_the_six_methods_are_covered() -> None:
+    assert FROZEN == ["tiger"]
+    assert {"ste", "gumbel", "diger_sdud", "diger_frqud", "diger_sdud_frqud"} <= set(TRAINING)
 
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_roads_change_the_gradient_and_not_the_loss(name: str) -> None:
     made = world()
     y = soft_codes(ESTIMATORS[name](LEVELS, K), made).y
-    values = [float(made.generator.loss(made.batch, y, roads)) for roads in (ROADS, (), ROADS[:1])]
+    values = [made.generator.loss(made.batch, y, roads).item() for roads in (ROADS, (), ROADS[:1])]
     assert values[0] == pytest.approx(values[1], abs=1e-6) == pytest.approx(values[2], abs=1e-6)
 
 
