@@ -71,6 +71,7 @@ class Settings:
     device: str
     threads: int
     results: Path
+    reports: Path
     cache: Path
 
     @property
@@ -147,7 +148,8 @@ def settings_from(config: DictConfig) -> Settings:
         raise UserError(one_line(error)) from None
     return Settings(
         dataset, plain["dataset"], protocol, name, label, method, plain["exclude_seen"],
-        seed, str(plain["device"]), threads, Path(plain["results"]), Path(plain["cache"]),
+        seed, str(plain["device"]), threads,
+        Path(plain["results"]), Path(plain["reports"]), Path(plain["cache"]),
     )  # fmt: skip
 
 

@@ -43,15 +43,21 @@ class Bar:
 
 
 class File:
-    """Writes the same facts to a file, at most twice a second."""
+    """Writes the same facts to a file, at most twice a second.
+
+    It also ends the process once its scheduler is gone: a cell that lived on after a kill -9 of
+    the scheduler would be in the way of the same command started again.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._last = path, 0.0
+        self._path, self._last, self._parent = path, 0.0, os.getppid()
 
     def __call__(self, done: int, total: int, unit: str, note: str = "") -> None:
         now = time.monotonic()
         if now - self._last < 0.5 and done < total:
             return
+        if os.getppid() != self._parent:
+            raise SystemExit("the scheduler of this cell is gone; the same command goes on")
         self._last = now
         write_text(
             self._path, json.dumps({"done": done, "total": total, "unit": unit, "note": note})

@@ -30,6 +30,8 @@ from benchmark.metrics import coverage, per_user_frame
 from benchmark.progress import make_progress
 from benchmark.recommender import Ranking, Recommender
 
+# A run whose scheduler was killed needs a moment to notice and let go of its cell.
+LOCK_SECONDS = 10
 RANK_BATCH = 4096  # users a call of rank(), a bound on memory
 
 
@@ -131,7 +133,7 @@ def run_cell(settings: Settings, say: Callable[[str], None] = print) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
             if not store.is_done(folder):
                 _run(settings, method, folder)
     except Timeout:

@@ -15,6 +15,7 @@ from tests.test_cli import call
 
 def test_published_runs_give_the_same_tables(tmp_path: Path, data_cache: Path) -> None:
     overrides = [f"results={tmp_path}/r", f"cache={data_cache}", "grid.method=[pop,tiger]"]
+    overrides.append(f"reports={tmp_path}/reports")
     done = call("benchmark.experiment", "smoke", *overrides)
     assert done.returncode == 0, done.stderr
     folders = publish(["experiment=smoke", *overrides], tmp_path / "published")

@@ -80,3 +80,26 @@ def test_a_finished_cell_is_skipped(tmp_path: Path, data_cache: Path) -> None:
     run(method="pop", results=tmp_path, cache=data_cache)
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     assert before == after
+
+
+def test_kill_of_the_scheduler_then_the_same_command(tmp_path: Path, data_cache: Path) -> None:
+    """kill -9 of run_all's process: its cells end by themselves, and the command goes on."""
+    command_line = [
+        sys.executable, "-m", "benchmark.experiment", "smoke", "--jobs", "2",
+        "grid.method=[tiger,gumbel]", "grid.seed=[4]", "method.train.epochs=40",
+        "method.train.patience=40", f"results={tmp_path}/r", f"cache={data_cache}",
+        f"reports={tmp_path}/reports",
+    ]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command_line, cwd=REPO, **quiet) as process:  # type: ignore[call-overload]
+        cells = tmp_path / "r" / "ml-100k-150u"
+        end = time.monotonic() + 120
+        while len(list(cells.rglob("sids/epoch=0001.npy"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    done = subprocess.run(command_line, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 cells, 0 done, 2 left" in done.stdout
+    assert len(list(cells.rglob("ranks.parquet"))) == 2

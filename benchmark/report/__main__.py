@@ -65,8 +65,9 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     missing = len(cells) - len(runs) - len(problems)
     notes = [f"{missing} of the {len(cells)} cells of {experiment} are not finished"]
     order = list(dict.fromkeys(cell.settings.method_name for cell in cells))
-    index = render(runs, Path(out or f"reports/{experiment}"), f"Experiment {experiment}", command,
-                   order, problems + (notes if missing else []))  # fmt: skip
+    folder = Path(out) if out else cells[0].settings.reports / experiment
+    index = render(runs, folder, f"Experiment {experiment}", command, order,
+                   problems + (notes if missing else []))  # fmt: skip
     return index, problems
 
 
