@@ -85,6 +85,11 @@ class Estimator(nn.Module):
         self.tau, self.logit_scale, self.gap_target = tau, logit_scale, gap_target
         self.register_buffer("unit", torch.ones(levels))
 
+    @property
+    def scale_label(self) -> str:
+        """How the logits are scaled, as tables show it: ``none``, or ``gap`` and its target."""
+        return "none" if self.logit_scale == "none" else f"gap {self.gap_target:g}"
+
     # What a subclass decides ---------------------------------------------------------------
 
     def noise_scale(self, level: int) -> Tensor:

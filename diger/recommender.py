@@ -165,7 +165,7 @@ class GenerativeRecommender:
             "stopped": trainer.stopped,
             "levels": self.levels,
             "codebook_size": self.codebook_size,
-            "logit_scale": trainer.estimator.logit_scale,
+            "logit_scale": trainer.estimator.scale_label,
             "trains_tokenizer": trainer.estimator.trains_tokenizer,
             "decode_mode": self.decode.mode,
             "beams": self.decode.beams,

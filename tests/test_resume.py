@@ -53,8 +53,9 @@ def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 120)
 def test_killed_and_continued_gives_the_same_bytes(
     method: str, tmp_path: Path, data_cache: Path
 ) -> None:
-    more = ["method.train.epochs=6", "method.train.lr_tokenizer=1e-3"]
+    more = ["method.train.epochs=6", "method.train.patience=6", "method.train.lr_tokenizer=1e-4"]
     whole = run(*more, method=method, results=tmp_path / "whole", cache=data_cache)
+    assert [row["epoch"] for row in store.StoredRun(whole, {}).train_log()] == list(range(6))
     cell = tmp_path / "cut" / whole.relative_to(tmp_path / "whole")
     with subprocess.Popen(
         command(method, tmp_path / "cut", data_cache, *more), cwd=REPO,
