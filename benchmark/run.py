@@ -161,6 +161,8 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
     exclude = method.excludes_seen if settings.exclude_seen is None else settings.exclude_seen
     record = {
         "status": "running",
+        # More than one: it was interrupted, and ``seconds`` tells of the last part only.
+        "starts": int((store.read_run_json(folder) or {}).get("starts", 0)) + 1,
         "dataset": settings.dataset.store_name,
         "dataset_info": prepared.manifest,
         "counts": prepared.manifest["counts"],

@@ -49,6 +49,12 @@ def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 120)
         time.sleep(0.005)
 
 
+def timeless_log(folder: Path) -> list[dict[str, object]]:
+    """train.jsonl without the seconds: losses, code statistics and gradients to the last bit."""
+    rows = store.StoredRun(folder, {}).train_log()
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
 @pytest.mark.parametrize("method", GENERATIVE)
 def test_killed_and_continued_gives_the_same_bytes(
     method: str, tmp_path: Path, data_cache: Path
@@ -71,8 +77,8 @@ def test_killed_and_continued_gives_the_same_bytes(
     for name in ("ranks.parquet", "metrics.parquet", "sids.npy"):
         assert (cell / name).read_bytes() == (whole / name).read_bytes(), name
     assert not (cell / "checkpoint.pt").exists()
-    epochs = [row["epoch"] for row in store.StoredRun(cell, {}).train_log()]
-    assert epochs == list(range(6))
+    # Validation may select an epoch before the cut, so the epochs after it are compared too.
+    assert timeless_log(cell) == timeless_log(whole)
 
 
 def test_a_finished_cell_is_skipped(tmp_path: Path, data_cache: Path) -> None:
