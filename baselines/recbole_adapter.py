@@ -133,7 +133,7 @@ class RecBoleMethod(ABC):
         recbole_compat.prepare()
         utils = importlib.import_module("recbole.utils")
         with (
-            tempfile.TemporaryDirectory(prefix="recbole-") as folder,
+            tempfile.TemporaryDirectory(prefix="checkpoint-recbole-", dir=run.folder) as folder,
             recbole_compat.quiet(),
             recbole_compat.reproducible(run.device),
         ):

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from benchmark.recommender import Run
+from diger.checks import SettingError
+from diger.rqvae import LOAD_ERRORS
 
 CHECKPOINT = "checkpoint.recbole.pt"
 #: Least time between two checkpoints. Where they fall does not change the result.
@@ -156,7 +158,12 @@ class WatchedFit:
         if not self._path.exists():
             return
         # On the CPU: random states have to be there, and the others are copied where they belong.
-        state = torch.load(self._path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(self._path, map_location="cpu", weights_only=True)
+        except LOAD_ERRORS:
+            raise SettingError(
+                f"{self._path} is damaged; delete it to train this cell afresh"
+            ) from None
         if state["identity"] != self._identity:
             return
         self.trainer.model.load_state_dict(state["model"])

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from benchmark.data.prepare import DatasetConfig
 from benchmark.errors import UserError
 from benchmark.recommender import Recommender
-from benchmark.store import Cell, sha256_json
+from benchmark.store import Cell, sha256_file, sha256_json
 
 CONF = Path(__file__).parent / "conf"
 
@@ -40,8 +40,10 @@ class Protocol:
             _whole(f"protocol.{name}", getattr(self, name))
         if self.train_prefixes is not None:
             _whole("protocol.train_prefixes", self.train_prefixes)
-        if not self.ks:
+        if self.ks == []:
             raise UserError("protocol.ks must name at least one cut-off, such as [5, 10, 20]")
+        if not isinstance(self.ks, list | tuple):
+            raise UserError(f"protocol.ks must be a list such as [5, 10, 20], got {self.ks!r}")
         for k in self.ks:
             _whole("protocol.ks", k)
         if max(self.ks) > self.top_k:
@@ -79,6 +81,7 @@ class Settings:
         """Everything that decides the result, the seed apart; its hash is in the cell's path."""
         return {
             "dataset": {k: v for k, v in self.dataset_config.items() if k != "invariants"},
+            **self._vectors(),
             "protocol": {
                 "max_history": self.protocol.max_history,
                 "train_prefixes": self.protocol.train_prefixes,
@@ -88,6 +91,13 @@ class Settings:
             "method": dict(self.method),
             "exclude_seen": self.exclude_seen,
         }
+
+    def _vectors(self) -> dict[str, str]:
+        """Hash of a file of item vectors, whose path alone does not tell what is in it."""
+        path = (self.dataset_config.get("encoder") or {}).get("path")
+        if path is None or not Path(path).is_file():
+            return {}
+        return {"vectors": sha256_file(Path(path))}
 
     @property
     def cell(self) -> Cell:
@@ -115,6 +125,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
             return compose("config", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException, OSError) as error:
         raise UserError(one_line(error)) from None
+    except ValueError as error:  # such as method=null, which Hydra does not name itself
+        raise UserError(f"{' '.join(overrides)}: {one_line(error)}") from None
 
 
 def settings_from(config: DictConfig) -> Settings:
@@ -128,6 +140,9 @@ def settings_from(config: DictConfig) -> Settings:
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from None
     assert isinstance(plain, dict)
+    for group in ("method", "dataset", "protocol"):
+        if not isinstance(plain.get(group), dict):
+            raise UserError(f"{group} is missing; choose one with {group}=NAME")
     method = dict(plain["method"])
     try:
         name, label = str(method.pop("name")), str(method.pop("label"))

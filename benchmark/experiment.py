@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -31,7 +31,7 @@ from benchmark.config import (
 )
 from benchmark.errors import UserError
 from benchmark.guard import guard
-from benchmark.progress import FILE_VARIABLE
+from benchmark.progress import FILE_VARIABLE, PARENT_VARIABLE
 from benchmark.run import check_writable
 
 POLL_SECONDS = 0.5
@@ -71,6 +71,12 @@ def plan(experiment: str, extra: Sequence[str] = (), check: bool = True) -> list
             f"no experiment {experiment!r}; there are {', '.join(experiments())} "
             "(benchmark/conf/experiment)"
         )
+    for override in extra:
+        key = override.partition("=")[0]
+        if key in ("dataset", "method", "seed"):
+            raise UserError(
+                f"{override}: the experiment's grid sets {key}; choose with grid.{key}=[...]"
+            )
     base = [f"experiment={experiment}", *extra]
     grid = OmegaConf.to_container(compose_config(base), resolve=True)
     grid = grid["grid"] if isinstance(grid, dict) else None
@@ -112,6 +118,7 @@ def _start(cell: Planned, slot: int) -> _Job:
     environment = {
         **os.environ,
         FILE_VARIABLE: str(folder / "progress.json"),
+        PARENT_VARIABLE: str(os.getpid()),
         "OMP_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -182,13 +189,20 @@ def _last_line(job: _Job) -> str:
     return f"{lines[-1] if lines else 'no output'} (all of it: {job.output_file})"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments end in one line, as all bad input does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="run_all.sh", description="Run an experiment and write its report."
-    )
+    parser = _Parser(prog="run_all.sh", description="Run an experiment and write its report.")
     parser.add_argument("experiment", nargs="?", default="quick", help=", ".join(experiments()))
     parser.add_argument("--dry-run", action="store_true", help="list the cells and stop")
-    parser.add_argument("--jobs", type=int, default=0, help="cells at a time (default: one a core)")
+    parser.add_argument(
+        "--jobs", type=int, default=None, help="cells at a time (default: one a core)"
+    )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for every cell, key=value")
     return parser.parse_intermixed_args(arguments)
 
@@ -203,7 +217,7 @@ def execute(parsed: argparse.Namespace) -> None:
             f"the first word names the experiment ({', '.join(experiments())}), "
             f"got {parsed.experiment!r}"
         )
-    if parsed.jobs < 0:
+    if parsed.jobs is not None and parsed.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {parsed.jobs}")
     cells = plan(parsed.experiment, parsed.overrides)
     states = [cell.state() for cell in cells]
@@ -221,7 +235,7 @@ def execute(parsed: argparse.Namespace) -> None:
     from benchmark.report.__main__ import write_report
 
     index, problems = write_report([f"experiment={parsed.experiment}", *parsed.overrides])
-    for problem in failures or problems:
+    for problem in dict.fromkeys(failures or problems):
         print(f"error: {problem}", file=sys.stderr)
     print(f"report: {index}")
     if failures or problems:
@@ -239,8 +253,7 @@ def prepare_all(cells: Sequence[Planned]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parsed = _arguments(arguments)
-    guard(lambda: execute(parsed))
+    guard(lambda: execute(_arguments(arguments)))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,25 @@ from tqdm import tqdm
 from benchmark.store import write_text
 
 FILE_VARIABLE = "DIGER_BENCH_PROGRESS_FILE"
+PARENT_VARIABLE = "DIGER_BENCH_PARENT"
+
+
+def end_with_scheduler() -> None:
+    """End this process soon after the scheduler that started it, if one did.
+
+    A cell that lived on after a kill -9 of its scheduler would be in the way of the same command
+    started again. What it loses, at most an epoch, the next start does again.
+    """
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Bar:
@@ -43,21 +63,15 @@ class Bar:
 
 
 class File:
-    """Writes the same facts to a file, at most twice a second.
-
-    It also ends the process once its scheduler is gone: a cell that lived on after a kill -9 of
-    the scheduler would be in the way of the same command started again.
-    """
+    """Writes the same facts to a file, at most twice a second."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._last, self._parent = path, 0.0, os.getppid()
+        self._path, self._last = path, 0.0
 
     def __call__(self, done: int, total: int, unit: str, note: str = "") -> None:
         now = time.monotonic()
         if now - self._last < 0.5 and done < total:
             return
-        if os.getppid() != self._parent:
-            raise SystemExit("the scheduler of this cell is gone; the same command goes on")
         self._last = now
         write_text(
             self._path, json.dumps({"done": done, "total": total, "unit": unit, "note": note})

@@ -27,7 +27,7 @@ from benchmark.data.prepare import Prepared, prepare
 from benchmark.errors import UserError
 from benchmark.guard import guard
 from benchmark.metrics import coverage, per_user_frame
-from benchmark.progress import make_progress
+from benchmark.progress import end_with_scheduler, make_progress
 from benchmark.recommender import Ranking, Recommender
 
 # A run whose scheduler was killed needs a moment to notice and let go of its cell.
@@ -143,7 +143,6 @@ def run_cell(settings: Settings, say: Callable[[str], None] = print) -> Path:
 
 
 def _run(settings: Settings, method: Recommender, folder: Path) -> None:
-    started = time.perf_counter()
     for leftover in folder.rglob(".*.tmp"):  # half-written files of a run that was killed
         leftover.unlink()
     device = resolve_device(settings.device)
@@ -159,10 +158,12 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
             "items of the data set; lower protocol.top_k and protocol.ks"
         )
     exclude = method.excludes_seen if settings.exclude_seen is None else settings.exclude_seen
+    before = store.read_run_json(folder) or {}
+    git = provenance.git_state()
     record = {
         "status": "running",
-        # More than one: it was interrupted, and ``seconds`` tells of the last part only.
-        "starts": int((store.read_run_json(folder) or {}).get("starts", 0)) + 1,
+        "starts": int(before.get("starts", 0)) + 1,
+        "commits": sorted({*before.get("commits", []), str(git["commit"])}),
         "dataset": settings.dataset.store_name,
         "dataset_info": prepared.manifest,
         "counts": prepared.manifest["counts"],
@@ -174,13 +175,15 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
         "embeddings_sha256": prepared.data.embeddings_sha256,
         "exclude_seen": exclude,
         "protocol": {**vars(protocol), "ks": list(protocol.ks), "users": settings.dataset.users},
-        "git": provenance.git_state(),
+        "git": git,
         "versions": provenance.versions(),
         "device": provenance.device_facts(device, settings.threads),
     }
     store.write_json(folder / "run.json", record)
     identity = OmegaConf.create({**settings.identity, "seed": settings.seed})
     store.write_text(folder / "config.yaml", OmegaConf.to_yaml(identity))
+    earlier = sum(row.get("seconds", 0.0) for row in store.StoredRun(folder, {}).train_log())
+    started = time.perf_counter()
     progress = make_progress(f"{settings.method_name} seed {settings.seed}")
     try:
         run = store.RunFolder(folder, settings.cache, device, progress, exclude)
@@ -197,9 +200,15 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
     ranked = time.perf_counter()
     _store(settings, method, prepared, ranking, folder, record)
     record["status"] = "done"
+    # What cells share (the tokenizer) is not charged to whichever came first; the epochs before
+    # an interruption count, the part of an epoch that was lost with it does not.
+    shared = float(record["describe"].get("shared_seconds", 0.0))
     record["seconds"] = {
-        "fit": fitted - started, "rank": ranked - fitted, "total": time.perf_counter() - started
-    }  # fmt: skip
+        "fit": earlier + fitted - started - shared,
+        "shared": shared,
+        "earlier": earlier,
+        "rank": ranked - fitted,
+    }
     record["peak_memory_bytes"] = provenance.peak_memory_bytes()
     record["peak_device_bytes"] = provenance.peak_device_bytes(device)
     store.write_json(folder / "run.json", record)
@@ -232,7 +241,8 @@ def _store(
     record["missing_users"] = int((listed == 0).sum())
     record["short_lists"] = int((listed < protocol.top_k).sum())
     record["coverage"] = {str(k): coverage(ranking.items, split.n_items, k) for k in protocol.ks}
-    record["sha256"] = {name: store.sha256_file(folder / name) for name in store.CHECKED_FILES}
+    present = [name for name in store.CHECKED_FILES if (folder / name).exists()]
+    record["sha256"] = {name: store.sha256_file(folder / name) for name in present}
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
@@ -251,6 +261,7 @@ def check_command_line(arguments: list[str]) -> None:
 
 
 def main() -> None:
+    end_with_scheduler()
     guard(lambda: check_command_line(sys.argv[1:]))
     guard(hydra_main)
 

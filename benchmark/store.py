@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from benchmark.errors import UserError
 
-CHECKED_FILES = ("ranks.parquet", "metrics.parquet")
+#: Files whose checksums run.json holds, where the method has them.
+CHECKED_FILES = ("ranks.parquet", "metrics.parquet", "config.yaml", "train.jsonl", "sids.npy")
 
 
 @contextmanager
@@ -111,11 +112,15 @@ def is_done(folder: Path) -> bool:
     run = read_run_json(folder)
     if run is None or run.get("status") != "done":
         return False
-    for name in CHECKED_FILES:
+    sums = run.get("sha256")
+    if not isinstance(sums, dict) or "metrics.parquet" not in sums:
+        raise UserError(
+            f"{folder / 'run.json'} is damaged: it has no checksums; delete {folder} and run again"
+        )
+    # A published run may leave the lists out, and says so by not naming them.
+    for name, digest in sums.items():
         path = folder / name
-        if name not in run["sha256"]:
-            continue  # a published run may leave the lists out, and says so by not naming them
-        if not path.exists() or sha256_file(path) != run["sha256"][name]:
+        if not path.exists() or sha256_file(path) != digest:
             raise UserError(
                 f"{path} is damaged: it does not have the checksum in run.json; "
                 f"restore it, or delete {folder} and run the cell again"
@@ -163,7 +168,12 @@ class StoredRun:
         path = self.folder / "train.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError:
+            raise UserError(
+                f"{path} is damaged; delete {self.folder} and run the cell again"
+            ) from None
 
     def sids(self) -> NDArray[np.int32] | None:
         """int32 [n_items, m + 1], last column the suffix; None for methods without."""
@@ -192,7 +202,12 @@ class RunFolder:
     def log(self, row: Mapping[str, Any]) -> None:
         path = self.folder / "train.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["epoch"] < row["epoch"]]
+        try:
+            kept = [line for line in lines if json.loads(line)["epoch"] < row["epoch"]]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{path} is damaged; delete {self.folder} and run the cell again"
+            ) from None
         # JSON knows no NaN or infinity: a diverged loss becomes null rather than a bad file.
         kept.append(json.dumps(_finite(row), allow_nan=False))
         write_text(path, "\n".join(kept) + "\n")

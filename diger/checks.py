@@ -45,6 +45,8 @@ def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def build(kind: type[T], settings: Mapping[str, Any], where: str) -> T:
     """``kind(**settings)``, where unknown and missing keys are named with their place."""
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{where} must be a group of settings, got {settings!r}")
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(settings) - known)
     if unknown:

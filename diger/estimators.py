@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diger.checks import above, one_of
+from diger.checks import above, at_least, one_of
 from diger.quantizer import Nearest, quantize, squared_distances, squared_error
 
 GUMBEL_STD = 1.2825498301618641  # pi / sqrt(6), the standard deviation of Gumbel(0, 1)
@@ -164,10 +164,17 @@ class Estimator(nn.Module):
 
     @torch.no_grad()
     def signal_to_noise(self, latent_NxD: Tensor, codebooks: Tensor) -> list[float | None]:
-        """Median logit gap over the noise's standard deviation, per level; None: no noise."""
+        """Median logit gap over the noise's standard deviation, per level; None: no noise.
+
+        Where only some codes get noise, that is the noise of those.
+        """
         gaps = self.median_gaps(latent_NxD, codebooks) / self.unit
-        noise = [float(self.noise_scale(level).mean()) * GUMBEL_STD for level in range(self.levels)]
-        return [float(g) / n if n > 0 else None for g, n in zip(gaps, noise, strict=True)]
+        ratios: list[float | None] = []
+        for level, gap in enumerate(gaps):
+            scale = self.noise_scale(level)
+            loud = scale[scale > 0]
+            ratios.append(float(gap / loud.mean()) / GUMBEL_STD if len(loud) else None)
+        return ratios
 
 
 class Gumbel(Estimator):
@@ -181,7 +188,8 @@ class StandardDeviationDecay(Estimator):
     """SDUD: the noise scale is learned and falls with the recommendation loss.
 
     L_rec / (2 (sigma + lambda)^2) + log(sigma + lambda), sigma the mean of |sigma_l|, is smallest
-    at sigma = sqrt(L_rec) - lambda.
+    at sigma = sqrt(L_rec) - lambda. (sigma also scales the noise inside y, so that every loss that
+    reads y, L_vq and the reconstruction too, adds to its gradient.)
 
     Args:
         sigma_start: sigma_l before training, > 0. lambda_: the offset, >= 0.
@@ -198,8 +206,7 @@ class StandardDeviationDecay(Estimator):
     ) -> None:
         super().__init__(levels, codebook_size, **shared)
         above("estimator.sigma_start", sigma_start, 0)
-        if not lambda_ >= 0:
-            raise ValueError(f"estimator.lambda_ must not be negative, got {lambda_}")
+        at_least("estimator.lambda_", lambda_, 0)
         self.lambda_ = lambda_
         self.sigma = nn.Parameter(torch.full((levels,), float(sigma_start)))
 

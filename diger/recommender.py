@@ -5,6 +5,7 @@ It follows ``benchmark.recommender.Recommender`` by shape alone; this package im
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -94,9 +95,12 @@ class GenerativeRecommender:
         self.train = build(TrainConfig, train, "method.train")
         self.decode = build(DecodeConfig, decode, "method.decode")
         self._make_estimator = estimator
+        self.settings = repr((levels, codebook_size, tokenizer, model, train, decode))
         self.make_estimator()
         self._trainer: Trainer | None = None
         self._invalid: float | None = None
+        self._assignment = ""
+        self._shared_seconds = 0.0  # training the shared tokenizer, or waiting for it
 
     def make_estimator(self) -> Estimator:
         try:
@@ -117,20 +121,27 @@ class GenerativeRecommender:
         """Everything up to the first step of joint training."""
         if data.embeddings is None or data.embeddings_sha256 is None:
             raise SettingError("generative methods need item text or item embeddings")
+        started = time.perf_counter()
         tokenizer = shared_rqvae(
             data.embeddings, data.embeddings_sha256, self.levels, self.codebook_size,
             self.tokenizer, seed, run.cache, run.device,
             lambda done, total: run.progress(done, total, "epoch", "RQ-VAE"),
         )  # fmt: skip
         content = torch.as_tensor(data.embeddings, device=run.device)
-        codes = tokenizer.assign(content, self.tokenizer.assignment)
-        sids = add_suffix(codes, self.codebook_size)
+        shared = time.perf_counter() - started
+        estimator = self.make_estimator()
+        # IDs that go on training are always the nearest codes: start them so, too, or the first
+        # epoch would read suffixes of other codes and its drift would be that of the rule.
+        self._assignment = "argmin" if estimator.trains_tokenizer else self.tokenizer.assignment
+        sids = add_suffix(tokenizer.assign(content, self._assignment), self.codebook_size)
+        identity = f"{data.split.sha256} {data.embeddings_sha256} {seed} {self.settings}"
         torch.manual_seed(seed)
         generator = Generator(self.levels, self.codebook_size, self.model)
         self._trainer = Trainer(
-            self.train, self.decode, generator, tokenizer, self.make_estimator(), content, sids,
-            data.split, seed, run.device, run.exclude_seen or False,
+            self.train, self.decode, generator, tokenizer, estimator, content, sids,
+            data.split, seed, run.device, run.exclude_seen or False, identity,
         )  # fmt: skip
+        self._shared_seconds = shared
         return self._trainer
 
     @property
@@ -166,6 +177,8 @@ class GenerativeRecommender:
             "levels": self.levels,
             "codebook_size": self.codebook_size,
             "logit_scale": trainer.estimator.scale_label,
+            "assignment": self._assignment,
+            "shared_seconds": self._shared_seconds,
             "trains_tokenizer": trainer.estimator.trains_tokenizer,
             "decode_mode": self.decode.mode,
             "beams": self.decode.beams,

@@ -13,6 +13,7 @@ import copy
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -31,6 +32,8 @@ from diger.semantic_ids import Codes, code_statistics
 
 FORMAT = "rqvae-2"  # raise when the training below changes what the same settings give
 Progress = Callable[[int, int], None]
+#: What torch.load raises on files that are missing, cut or not its own.
+LOAD_ERRORS = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class RQVAEConfig:
     assignment: str = "sinkhorn"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.hidden, list | tuple):
+            raise ValueError(f"tokenizer.hidden must be a list of widths, got {self.hidden!r}")
         for width in self.hidden:
             whole("tokenizer.hidden", width, 1)
         for name in ("latent", "epochs", "batch_size", "check_every", "patience"):
@@ -191,12 +196,21 @@ def shared_rqvae(
     folder = cache / "tokenizer"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt"
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            model = train_rqvae(content, levels, codebook_size, config, seed, device, progress)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            torch.save(model.state_dict(), temporary)
-            temporary.replace(path)
     model = RQVAE(content.shape[1], levels, codebook_size, config)
-    model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    with FileLock(f"{path}.lock"):
+        if not _load(model, path):
+            trained = train_rqvae(content, levels, codebook_size, config, seed, device, progress)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            torch.save(trained.state_dict(), temporary)
+            temporary.replace(path)
+            model.load_state_dict(trained.state_dict())
     return model.to(device)
+
+
+def _load(model: RQVAE, path: Path) -> bool:
+    """Read the weights if the file is there and whole; a damaged one is trained again."""
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except LOAD_ERRORS:
+        return False
+    return True

@@ -55,8 +55,10 @@ class Trainer:
         seed: int,
         device: str,
         exclude_seen: bool = False,
+        identity: str = "",
     ) -> None:
         self.exclude_seen = exclude_seen  # in validation, as in the test to come
+        self.identity = identity  # a checkpoint with another one is not continued
         self.config, self.decode, self.data = config, decode, data
         self.generator, self.tokenizer, self.estimator = generator, tokenizer, estimator
         self.modules = nn.ModuleDict(
@@ -124,7 +126,9 @@ class Trainer:
         it had never stopped: each epoch draws its order, dropout and noise from a seed of its own.
         """
         first, stale = 0, 0
-        kept = training_state.load(folder, self.modules, self.optimizer, self.schedule, self.device)
+        kept = training_state.load(
+            folder, self.modules, self.optimizer, self.schedule, self.device, self.identity
+        )
         if kept is None:
             report.save_sids(-1, self.sids)
         else:
@@ -145,8 +149,9 @@ class Trainer:
             report.save_sids(epoch, self.sids)
             state = {"epoch": epoch, "stale": stale, "stopped": self.stopped}
             training_state.save(
-                folder, self.modules, self.optimizer, self.schedule, self.sids, self.best, state
-            )
+                folder, self.modules, self.optimizer, self.schedule, self.sids, self.best, state,
+                self.identity,
+            )  # fmt: skip
         self.modules.load_state_dict(self.best.weights)
         assert self.best.sids is not None
         self.sids = self.best.sids
@@ -166,6 +171,11 @@ class Trainer:
             report.progress(done, total_steps, "step", f"best {self.best.value:.4f}")
         row: dict[str, Any] = {"epoch": epoch, "learning_rate": self.schedule.get_last_lr()[0]}
         row |= {f"loss/{name}": float(total) / self.steps_per_epoch for name, total in sums.items()}
+        if not math.isfinite(row["loss/total"]):
+            raise SettingError(
+                f"the loss is not a number in epoch {epoch}: lower method.train.learning_rate "
+                "or method.train.lr_tokenizer"
+            )
         row |= self._renew_sids()
         row |= self.measure_gradients(self.data.train_positions[: self.config.batch_size])
         row |= self.estimator.state()
@@ -174,6 +184,8 @@ class Trainer:
         if last or self.stopped or (epoch + 1) % self.config.valid_every == 0:
             row |= self.validate()
             improved = row["valid/ndcg@10"] > self.best.value
+            if self.stopped and self.best.epoch >= 0:
+                improved = False  # collapsed: these codebooks no longer belong to the IDs
             if improved:
                 weights = training_state.snapshot(self.modules)
                 self.best = Best(row["valid/ndcg@10"], epoch, weights, self.sids)
@@ -186,6 +198,9 @@ class Trainer:
         before = self.sids[:, :-1]
         if self.estimator.trains_tokenizer:
             codes = self.tokenizer.assign(self.content)
+            if not self.config.freeze_encoder:
+                with torch.no_grad():
+                    self.latent = self.tokenizer.encoder(self.content)
             try:
                 self.sids = add_suffix(codes, size)
             except SettingError as error:

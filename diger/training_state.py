@@ -12,6 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from diger.checks import SettingError
+from diger.rqvae import LOAD_ERRORS
+
 FILE = "checkpoint.pt"
 
 
@@ -38,12 +41,14 @@ def save(
     sids: NDArray[np.int32],
     best: Best,
     progress: dict[str, Any],
+    identity: str,
 ) -> None:
     """Write the checkpoint atomically. It holds tensors and plain values only, so that reading it
     never runs code. Random states need no place in it: every epoch seeds its own."""
     path = folder / FILE
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = {
+        "identity": identity,
         "modules": modules.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
@@ -66,12 +71,24 @@ def load(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     device: str,
+    identity: str,
 ) -> tuple[NDArray[np.int32], Best, dict[str, Any]] | None:
-    """Restore modules, optimizer and schedule in place; None where there is no checkpoint."""
+    """Restore modules, optimizer and schedule in place.
+
+    None where there is no checkpoint of a fit with this identity (same data, settings and seed).
+
+    Raises:
+        SettingError: the checkpoint cannot be read.
+    """
     path = folder / FILE
     if not path.exists():
         return None
-    state = torch.load(path, weights_only=True, map_location=device)
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+    except LOAD_ERRORS:
+        raise SettingError(f"{path} is damaged; delete it to train this cell afresh") from None
+    if state["identity"] != identity:
+        return None
     modules.load_state_dict(state["modules"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])

@@ -53,6 +53,11 @@ BAD = [
     ("threads=0", "threads must be a whole number"),
     ("exclude_seen=maybe", "exclude_seen must be true, false or null"),
     ("dataset.users=0", "users"),
+    ("protocol.ks=5", "protocol.ks must be a list"),
+    ("method=null", "method"),
+    ("method.tokenizer=null", "method.tokenizer must be a group of settings"),
+    ("method.tokenizer.hidden=5", "tokenizer.hidden must be a list"),
+    ("method.model.dropout=abc", "dropout must be at least 0, got 'abc'"),
     ("seed=1,2", "multirun"),
     ("seed=[", "no viable alternative"),
 ]
@@ -78,7 +83,7 @@ def test_exit_code_and_one_line(override: str, tmp_path: Path) -> None:
 
 def test_negative_lambda(tmp_path: Path) -> None:
     done = call("benchmark.run", *SMALL, "method=diger_sdud", "method.estimator.lambda_=-1")
-    assert "lambda_ must not be negative, got -1" in one_error(done)
+    assert "lambda_ must be at least 0, got -1" in one_error(done)
 
 
 def test_a_grid_with_one_bad_cell_runs_none(tmp_path: Path) -> None:
@@ -124,6 +129,38 @@ def test_damaged_lists_are_named_and_kept(tmp_path: Path, data_cache: Path) -> N
     index = (tmp_path / "report" / "index.md").read_text(encoding="utf-8")
     assert str(lists) in index  # the report of the rest names the bad one
     assert "SASRec" in index
+
+
+def test_damaged_checkpoint_is_one_line(tmp_path: Path, data_cache: Path) -> None:
+    from benchmark.config import check_cell
+
+    places = [*SMALL, f"results={tmp_path}/r", f"cache={data_cache}", "method=tiger"]
+    folder = check_cell(places).cell.folder
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_bytes(b"PK nonsense")
+    assert "checkpoint.pt is damaged" in one_error(call("benchmark.run", *places))
+
+
+def test_divergence_is_one_line_and_not_a_result(tmp_path: Path, data_cache: Path) -> None:
+    done = call(
+        "benchmark.run", *SMALL, f"results={tmp_path}/r", f"cache={data_cache}", "method=tiger",
+        "method.train.learning_rate=1e12",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "the loss is not a number in epoch" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("ranks.parquet"))
+
+
+@pytest.mark.parametrize("override", ["method=tiger", "seed=7", "dataset=ml-100k"])
+def test_an_override_of_the_grid_is_refused(override: str) -> None:
+    done = call("benchmark.experiment", "smoke", override, "--dry-run")
+    assert "choose with grid." in one_error(done)
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["--jobs", "x"], ["--jobs", "0"]])
+def test_bad_arguments_of_an_experiment(arguments: list[str]) -> None:
+    one_error(call("benchmark.experiment", "smoke", *arguments))
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:

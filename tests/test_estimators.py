@@ -114,7 +114,7 @@ def test_signal_to_noise_is_none_without_noise() -> None:
         ("gumbel", {"tau": 0}, "tau must be greater than 0"),
         ("gumbel", {"gap_target": 0}, "gap_target must be greater than 0"),
         ("gumbel", {"logit_scale": "median"}, "logit_scale must be one of"),
-        ("diger_sdud", {"lambda_": -0.1}, "lambda_ must not be negative"),
+        ("diger_sdud", {"lambda_": -0.1}, "lambda_ must be at least 0"),
         ("diger_sdud", {"sigma_start": 0.0}, "sigma_start must be greater than 0"),
         ("diger_frqud", {"r": 0}, "r must be greater than 0"),
         ("diger_frqud", {"momentum": 1.0}, "momentum must be in"),

@@ -72,11 +72,13 @@ def test_killed_and_continued_gives_the_same_bytes(
     assert not (cell / "ranks.parquet").exists()
     assert (cell / "checkpoint.pt").exists()
     assert not store.is_done(cell)
+    first_epoch = (cell / "sids" / "epoch=0000.npy").stat().st_mtime_ns
     again = run(*more, method=method, results=tmp_path / "cut", cache=data_cache)
     assert again == cell
     for name in ("ranks.parquet", "metrics.parquet", "sids.npy"):
         assert (cell / name).read_bytes() == (whole / name).read_bytes(), name
     assert not (cell / "checkpoint.pt").exists()
+    assert (cell / "sids" / "epoch=0000.npy").stat().st_mtime_ns == first_epoch  # it went on
     # Validation may select an epoch before the cut, so the epochs after it are compared too.
     assert timeless_log(cell) == timeless_log(whole)
 
@@ -89,8 +91,12 @@ def test_a_finished_cell_is_skipped(tmp_path: Path, data_cache: Path) -> None:
     assert before == after
 
 
-def test_kill_of_the_scheduler_then_the_same_command(tmp_path: Path, data_cache: Path) -> None:
-    """kill -9 of run_all's process: its cells end by themselves, and the command goes on."""
+@pytest.mark.parametrize("sign", ["output.log", "sids/epoch=0001.npy"])
+def test_kill_of_the_scheduler_then_the_same_command(
+    sign: str, tmp_path: Path, data_cache: Path
+) -> None:
+    """kill -9 of run_all's process, at once or mid-way: its cells end by themselves, and the same
+    command goes on."""
     command_line = [
         sys.executable, "-m", "benchmark.experiment", "smoke", "--jobs", "2",
         "grid.method=[tiger,gumbel]", "grid.seed=[4]", "method.train.epochs=40",
@@ -101,7 +107,7 @@ def test_kill_of_the_scheduler_then_the_same_command(tmp_path: Path, data_cache:
     with subprocess.Popen(command_line, cwd=REPO, **quiet) as process:  # type: ignore[call-overload]
         cells = tmp_path / "r" / "ml-100k-150u"
         end = time.monotonic() + 120
-        while len(list(cells.rglob("sids/epoch=0001.npy"))) < 2:
+        while len(list(cells.rglob(sign))) < 2:
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.02)

@@ -17,9 +17,10 @@ from benchmark.run import check_ranking, ranks_frame
 
 def finished(folder: Path) -> Path:
     """A cell's folder with two small files, marked done."""
-    for name in store.CHECKED_FILES:
+    names = ("ranks.parquet", "metrics.parquet")
+    for name in names:
         store.write_parquet(folder / name, pd.DataFrame({"value": [1, 2, 3]}))
-    hashes = {name: store.sha256_file(folder / name) for name in store.CHECKED_FILES}
+    hashes = {name: store.sha256_file(folder / name) for name in names}
     store.write_json(folder / "run.json", {"status": "done", "sha256": hashes})
     return folder
 
@@ -65,6 +66,21 @@ def test_unreadable_record_is_one_clear_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"run\.json") as caught:
         store.is_done(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_done_without_checksums_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"status": "done"}')
+    with pytest.raises(UserError, match="no checksums"):
+        store.is_done(tmp_path)
+
+
+def test_a_damaged_log_is_one_clear_line(tmp_path: Path) -> None:
+    run = store.RunFolder(tmp_path, tmp_path, "cpu")
+    (tmp_path / "train.jsonl").write_text('{"epoch": 0}\n{"epo')
+    with pytest.raises(UserError, match="damaged"):
+        run.log({"epoch": 1})
+    with pytest.raises(UserError, match="damaged"):
+        store.StoredRun(tmp_path, {}).train_log()
 
 
 def test_hash_of_json_ignores_key_order() -> None:

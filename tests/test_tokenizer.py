@@ -139,5 +139,12 @@ def test_shared_tokenizer_is_trained_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("diger.rqvae.train_rqvae", lambda *_: pytest.fail("trained again"))
     again = shared_rqvae(x, "hash", 3, 16, CONFIG, 0, tmp_path)
     assert torch.equal(made.codebooks, again.codebooks)
+    monkeypatch.undo()
+    path = next((tmp_path / "tokenizer").glob("*.pt"))
+    path.write_bytes(path.read_bytes()[:1000])  # cut: it is trained again
+    assert torch.equal(
+        shared_rqvae(x, "hash", 3, 16, CONFIG, 0, tmp_path).codebooks, made.codebooks
+    )
+    monkeypatch.setattr("diger.rqvae.train_rqvae", lambda *_: pytest.fail("trained again"))
     with pytest.raises(pytest.fail.Exception):  # another seed is another tokenizer
         shared_rqvae(x, "hash", 3, 16, CONFIG, 1, tmp_path)
