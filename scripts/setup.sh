@@ -2,7 +2,8 @@
 # Makes the virtual environment .venv with everything that the suite and its tests need, or finds
 # that it is there already. Safe to run again at any time: an interrupted run is simply repeated.
 #
-#   bash scripts/setup.sh               uses python3.11, python3.12 or python3, whichever is found
+#   bash scripts/setup.sh               uses the Python of .venv, else python3.11, python3.12 or
+#                                       python3, whichever is found
 #   PYTHON=/path/to/python bash scripts/setup.sh
 #
 # Packages come from wherever pip is set up to look.
@@ -24,7 +25,11 @@ find_python() {
     say "error: PYTHON=$PYTHON is not a Python 3.11 or 3.12 with the venv module"
     exit 2
   fi
-  for candidate in python3.11 python3.12 python3; do
+  # The Python of an environment that is there already comes first: whoever chose another one with
+  # PYTHON= once does not have to say so every time.
+  local present
+  present="$(.venv/bin/python -c 'import sys; print(sys._base_executable)' 2>/dev/null || true)"
+  for candidate in ${present:+"$present"} python3.11 python3.12 python3; do
     if usable "$candidate"; then printf '%s\n' "$candidate"; return; fi
   done
   say "error: no Python 3.11 or 3.12 with the venv module was found; install one, or set PYTHON=/path/to/python"
