@@ -30,6 +30,15 @@ def one_error(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
+def last_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The error line of a call that failed with code 2 after progress had been shown."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
 BAD = [
     ("method=nonsense", "Could not find 'method/nonsense'"),
     ("dataset=nonsense", "Could not find 'dataset/nonsense'"),
@@ -138,7 +147,7 @@ def test_damaged_checkpoint_is_one_line(tmp_path: Path, data_cache: Path) -> Non
     folder = check_cell(places).cell.folder
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"PK nonsense")
-    assert "checkpoint.pt is damaged" in one_error(call("benchmark.run", *places))
+    assert "checkpoint.pt is damaged" in last_error(call("benchmark.run", *places))
 
 
 def test_divergence_is_one_line_and_not_a_result(tmp_path: Path, data_cache: Path) -> None:
@@ -146,9 +155,7 @@ def test_divergence_is_one_line_and_not_a_result(tmp_path: Path, data_cache: Pat
         "benchmark.run", *SMALL, f"results={tmp_path}/r", f"cache={data_cache}", "method=tiger",
         "method.train.learning_rate=1e12",
     )  # fmt: skip
-    assert done.returncode == 2
-    assert "the loss is not a number in epoch" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert "the loss is not a number in epoch" in last_error(done)
     assert not list(tmp_path.rglob("ranks.parquet"))
 
 
