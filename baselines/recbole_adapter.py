@@ -150,8 +150,12 @@ class RecBoleMethod(ABC):
             self._fitted = _Fitted(watched, loaders, item_ids, user_ids)
             try:
                 watched.fit(loaders.train, loaders.valid)
-            except BaseException:
+            except BaseException as error:
                 self._fitted = None
+                if isinstance(error, ValueError) and "nan" in str(error).lower():
+                    raise checks.SettingError(
+                        "the loss is not a number: lower method.learning_rate"
+                    ) from None
                 raise
 
     def _validate(self, data: BenchmarkData, exclude_seen: bool) -> dict[str, float]:

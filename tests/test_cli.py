@@ -150,12 +150,19 @@ def test_damaged_checkpoint_is_one_line(tmp_path: Path, data_cache: Path) -> Non
     assert "checkpoint.pt is damaged" in last_error(call("benchmark.run", *places))
 
 
-def test_divergence_is_one_line_and_not_a_result(tmp_path: Path, data_cache: Path) -> None:
-    done = call(
-        "benchmark.run", *SMALL, f"results={tmp_path}/r", f"cache={data_cache}", "method=tiger",
-        "method.train.learning_rate=1e12",
-    )  # fmt: skip
-    assert "the loss is not a number in epoch" in last_error(done)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["method=tiger", "method.train.learning_rate=1e12"],
+        ["method=sasrec_ce", "method.learning_rate=1e30", "method.epochs=5"],
+    ],
+    ids=["tiger", "sasrec_ce"],
+)
+def test_divergence_is_one_line_and_not_a_result(
+    settings: list[str], tmp_path: Path, data_cache: Path
+) -> None:
+    done = call("benchmark.run", *SMALL, f"results={tmp_path}/r", f"cache={data_cache}", *settings)
+    assert "the loss is not a number" in last_error(done)
     assert not list(tmp_path.rglob("ranks.parquet"))
 
 

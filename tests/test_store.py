@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from benchmark import store
@@ -40,6 +41,7 @@ def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
     store.write_parquet(tmp_path / "1", frame)
     store.write_parquet(tmp_path / "2", frame.copy().set_index(pd.Index([7, 8])))
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert pq.read_schema(tmp_path / "1").metadata is None  # no version of pandas in it
 
 
 def test_done_only_when_marked_and_whole(tmp_path: Path) -> None:
