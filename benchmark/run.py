@@ -158,27 +158,7 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
             "items of the data set; lower protocol.top_k and protocol.ks"
         )
     exclude = method.excludes_seen if settings.exclude_seen is None else settings.exclude_seen
-    before = store.read_run_json(folder) or {}
-    git = provenance.git_state()
-    record = {
-        "status": "running",
-        "starts": int(before.get("starts", 0)) + 1,
-        "commits": sorted({*before.get("commits", []), str(git["commit"])}),
-        "dataset": settings.dataset.store_name,
-        "dataset_info": prepared.manifest,
-        "counts": prepared.manifest["counts"],
-        "method": settings.method_name,
-        "method_label": settings.method_label,
-        "seed": settings.seed,
-        "config_sha256": settings.cell.config_sha256,
-        "split_sha256": prepared.data.split.sha256,
-        "embeddings_sha256": prepared.data.embeddings_sha256,
-        "exclude_seen": exclude,
-        "protocol": {**vars(protocol), "ks": list(protocol.ks), "users": settings.dataset.users},
-        "git": git,
-        "versions": provenance.versions(),
-        "device": provenance.device_facts(device, settings.threads),
-    }
+    record = _record(settings, prepared, exclude, device, folder)
     store.write_json(folder / "run.json", record)
     identity = OmegaConf.create({**settings.identity, "seed": settings.seed})
     store.write_text(folder / "config.yaml", OmegaConf.to_yaml(identity))
@@ -214,6 +194,34 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
     store.write_json(folder / "run.json", record)
     for leftover in folder.glob("checkpoint*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _record(
+    settings: Settings, prepared: Prepared, exclude_seen: bool, device: str, folder: Path
+) -> dict[str, Any]:
+    """What run.json says of a cell before it is run: settings, data, provenance."""
+    protocol = settings.protocol
+    before = store.read_run_json(folder) or {}
+    git = provenance.git_state()
+    return {
+        "status": "running",
+        "starts": int(before.get("starts", 0)) + 1,
+        "commits": sorted({*before.get("commits", []), str(git["commit"])}),
+        "dataset": settings.dataset.store_name,
+        "dataset_info": prepared.manifest,
+        "counts": prepared.manifest["counts"],
+        "method": settings.method_name,
+        "method_label": settings.method_label,
+        "seed": settings.seed,
+        "config_sha256": settings.cell.config_sha256,
+        "split_sha256": prepared.data.split.sha256,
+        "embeddings_sha256": prepared.data.embeddings_sha256,
+        "exclude_seen": exclude_seen,
+        "protocol": {**vars(protocol), "ks": list(protocol.ks), "users": settings.dataset.users},
+        "git": git,
+        "versions": provenance.versions(),
+        "device": provenance.device_facts(device, settings.threads),
+    }
 
 
 def _store(
