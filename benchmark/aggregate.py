@@ -80,6 +80,20 @@ class DatasetResults:
     def runs(self) -> list[StoredRun]:
         return [run for method in self.methods for run in method.runs]
 
+    def fact(self, name: str) -> Any:
+        """The first run's word on the data set that is not empty; None if no run says it."""
+        facts = ((run.info.get("dataset_info") or {}).get(name) for run in self.runs)
+        return next((fact for fact in facts if fact), None)
+
+    @property
+    def heading(self) -> str:
+        """The data set as tables name it. What the items' texts are is part of its name: the same
+        interactions with other texts are another data set for a generative method."""
+        label = self.fact("label") or self.dataset
+        sample = self.fact("sampled_users")
+        users = f", {sample} users" if sample else ""
+        return f"{label} ({self.dataset}{users}; item text: {self.fact('text_source') or 'none'})"
+
     @property
     def headline_k(self) -> int:
         """The cut-off that single-metric tables use: 10, or the largest where there is no 10."""

@@ -15,14 +15,18 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from benchmark.data.prepare import DatasetConfig
+from benchmark.data.config import OWN_DATA, DatasetConfig
+from benchmark.data.embed import EncodeOptions
 from benchmark.errors import UserError
 from benchmark.recommender import Recommender
 from benchmark.store import Cell, sha256_file, sha256_json
 
 CONF = Path(__file__).parent / "conf"
+
+# Invariants check what is there and decide nothing; the user's own files count by their content.
+_NOT_IDENTITY = ("invariants", *OWN_DATA)
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,16 @@ class Settings:
     results: Path
     reports: Path
     cache: Path
+    embedding: EncodeOptions
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, the seed apart; its hash is in the cell's path."""
         return {
-            "dataset": {k: v for k, v in self.dataset_config.items() if k != "invariants"},
+            "dataset": {
+                **{k: v for k, v in self.dataset_config.items() if k not in _NOT_IDENTITY},
+                "source": self.dataset.identity,
+            },
             **self._vectors(),
             "protocol": {
                 "max_history": self.protocol.max_history,
@@ -93,11 +101,15 @@ class Settings:
         }
 
     def _vectors(self) -> dict[str, str]:
-        """Hash of a file of item vectors, whose path alone does not tell what is in it."""
-        path = (self.dataset_config.get("encoder") or {}).get("path")
-        if path is None or not Path(path).is_file():
-            return {}
-        return {"vectors": sha256_file(Path(path))}
+        """Hash of a file of item vectors, and of its map from items to rows, whose paths alone do
+        not tell what is in them."""
+        encoder = self.dataset_config.get("encoder") or {}
+        files = {"vectors": encoder.get("path"), "rows": encoder.get("rows")}
+        return {
+            key: sha256_file(Path(path))
+            for key, path in files.items()
+            if path is not None and Path(path).is_file()
+        }
 
     @property
     def cell(self) -> Cell:
@@ -119,6 +131,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: an unknown key, group, option or a value that cannot be parsed.
     """
+    _check_grammar(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -129,6 +142,19 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise UserError(f"{' '.join(overrides)}: {one_line(error)}") from None
 
 
+def _check_grammar(overrides: Sequence[str]) -> None:
+    """Name the override that Hydra's grammar cannot read: its own message does not."""
+    parser = OverridesParser.create()
+    for override in overrides:
+        try:
+            parser.parse_overrides([override])
+        except HydraException:
+            raise UserError(
+                f"cannot read {override}: a value with blanks, brackets, commas or = needs quotes "
+                "of its own inside those of the shell, as in \"key='a value'\""
+            ) from None
+
+
 def settings_from(config: DictConfig) -> Settings:
     """Check a composed config.
 
@@ -137,6 +163,8 @@ def settings_from(config: DictConfig) -> Settings:
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is needed: give {error.full_key}=...") from None
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from None
     assert isinstance(plain, dict)
@@ -159,12 +187,14 @@ def settings_from(config: DictConfig) -> Settings:
     try:
         dataset = DatasetConfig.from_mapping(plain["dataset"])
         protocol = Protocol(**plain["protocol"])
+        embedding = EncodeOptions.from_mapping(plain["embedding"])
     except (ValueError, TypeError) as error:
         raise UserError(one_line(error)) from None
     return Settings(
         dataset, plain["dataset"], protocol, name, label, method, plain["exclude_seen"],
         seed, str(plain["device"]), threads,
         Path(plain["results"]), Path(plain["reports"]), Path(plain["cache"]),
+        embedding,
     )  # fmt: skip
 
 
@@ -204,10 +234,8 @@ def check_cell(overrides: Sequence[str]) -> Settings:
 
 def expand_sweep(overrides: Sequence[str]) -> Iterator[list[str]]:
     """The single-cell override lists behind Hydra's ``a=1,2 b=3,4`` (or the list itself)."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(one_line(error)) from None
+    _check_grammar(overrides)
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
     yield from (list(row) for row in itertools.product(*map(_choices, parsed)))
 
 

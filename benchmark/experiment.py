@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,10 +39,14 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell of the experiment and the command-line overrides that run it."""
+    """A cell of the experiment and the command-line overrides that run it.
+
+    ``needs_text`` is what its method says; True where no method was made to ask.
+    """
 
     settings: Settings
     overrides: list[str]
+    needs_text: bool = True
 
     @property
     def name(self) -> str:
@@ -86,12 +90,14 @@ def plan(experiment: str, extra: Sequence[str] = (), check: bool = True) -> list
     for dataset, method, seed in itertools.product(grid["dataset"], grid["method"], grid["seed"]):
         overrides = [*base, f"dataset={dataset}", f"method={method}", f"seed={seed}"]
         cells.append(Planned(settings_from(compose_config(overrides)), overrides))
-    checked: set[str] = set()
-    for cell in cells if check else ():
-        if cell.settings.cell.config_sha256 not in checked:
-            build_method(cell.settings)
-            checked.add(cell.settings.cell.config_sha256)
-    return cells
+    if not check:
+        return cells
+    needs: dict[str, bool] = {}
+    for cell in cells:
+        key = cell.settings.cell.config_sha256
+        if key not in needs:
+            needs[key] = build_method(cell.settings).needs_text
+    return [replace(c, needs_text=needs[c.settings.cell.config_sha256]) for c in cells]
 
 
 @dataclass
@@ -243,11 +249,18 @@ def execute(parsed: argparse.Namespace) -> None:
 
 
 def prepare_all(cells: Sequence[Planned]) -> None:
-    """Build data and embeddings once, in a process of its own, before cells ask for them."""
-    for dataset in dict.fromkeys(cell.settings.dataset.store_name for cell in cells):
-        first = next(c for c in cells if c.settings.dataset.store_name == dataset)
-        command = [sys.executable, "-m", "benchmark.prepare", *first.overrides]
-        code = subprocess.run(command, check=False).returncode
+    """Build data and embeddings once, in a process of its own, before cells ask for them.
+
+    Where only the texts cannot be had, the cells that need none still run; the others end with
+    the same one-line reason.
+    """
+    groups: dict[str, list[Planned]] = {}
+    for cell in cells:
+        groups.setdefault(cell.settings.dataset.store_name, []).append(cell)
+    for group in groups.values():
+        texts = [] if any(cell.needs_text for cell in group) else ["--no-embeddings"]
+        command = [sys.executable, "-m", "benchmark.prepare", "--best-effort", *texts]
+        code = subprocess.run([*command, *group[0].overrides], check=False).returncode
         if code:
             raise SystemExit(code)
 

@@ -150,7 +150,7 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
     protocol = settings.protocol
     prepared = prepare(
         settings.dataset, protocol.max_history, protocol.train_prefixes, settings.cache,
-        need_text=method.needs_text,
+        need="vectors" if method.needs_text else "rows", options=settings.embedding,
     )  # fmt: skip
     if protocol.top_k > prepared.data.split.n_items:
         raise UserError(

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
+from benchmark.config import compose_config
+from benchmark.data.download import MIRROR_VARIABLE
 from benchmark.data.prepare import DatasetConfig, Prepared, prepare
 from benchmark.data.split import Split
 
@@ -28,8 +30,8 @@ REPO = Path(__file__).parents[1]
 
 def dataset_config(name: str, /, **overrides: object) -> DatasetConfig:
     """The config of a data set that the suite ships, with some keys replaced."""
-    text = (REPO / "benchmark" / "conf" / "dataset" / f"{name}.yaml").read_text(encoding="utf-8")
-    return DatasetConfig.from_mapping({**yaml.safe_load(text), **overrides})
+    options = OmegaConf.to_container(compose_config([f"dataset={name}"]).dataset, resolve=True)
+    return DatasetConfig.from_mapping({**dict(options), **overrides})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +41,18 @@ def data_cache() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The folder that DIGER_BENCH_MIRROR names: tests on the paper's own files need one."""
+    folder = Path(os.environ.get(MIRROR_VARIABLE) or "no mirror").resolve()
+    if not (folder / "letter").is_dir():
+        pytest.skip(f"{MIRROR_VARIABLE} names no folder with the paper's files")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ml100k(data_cache: Path) -> Prepared:
-    """MovieLens 100K without embeddings; histories of 50, all prefixes."""
-    return prepare(dataset_config("ml-100k"), 50, None, data_cache, need_text=False)
+    """MovieLens 100K with texts, without embeddings; histories of 50, all prefixes."""
+    return prepare(dataset_config("ml-100k"), 50, None, data_cache, "texts")
 
 
 @pytest.fixture(scope="session")

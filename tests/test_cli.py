@@ -68,7 +68,7 @@ BAD = [
     ("method.tokenizer.hidden=5", "tokenizer.hidden must be a list"),
     ("method.model.dropout=abc", "dropout must be at least 0, got 'abc'"),
     ("seed=1,2", "multirun"),
-    ("seed=[", "no viable alternative"),
+    ("seed=[", "cannot read seed=["),
 ]
 
 

@@ -40,7 +40,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, data_cache: Path):  # type:
         protocol = settings.protocol
         made = prepare(
             settings.dataset, protocol.max_history, protocol.train_prefixes, data_cache,
-            need_text=method.needs_text,
+            need="vectors" if method.needs_text else "rows",
         )  # fmt: skip
         folder = tmp_path_factory.mktemp(name)
         method.fit(made.data, 0, RunFolder(folder, data_cache, "cpu"))

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.data import sources
+from benchmark.data.download import Downloads
 from benchmark.data.interactions import Rows, canonical, natural_key
 from benchmark.data.prepare import DatasetConfig, Prepared, prepare
-from benchmark.data.sources import (
-    ItemText,
-    SourceData,
-    open_source,
-    read_atomic_rows,
-    read_atomic_texts,
-)
+from benchmark.data.recbole_wheel import RecboleWheel
+from benchmark.data.sources import open_source
 from benchmark.data.split import Split
 from benchmark.errors import UserError
 from tests.conftest import REPO, dataset_config
-
-Write = Callable[[str, bytes], Path]
-HEADER = b"user_id:token\titem_id:token\ttimestamp:float\n"
 
 
 def wheel_file(suffix: str) -> Path:
@@ -51,11 +43,10 @@ def test_canonical_by_hand() -> None:
         items=["i2", "7", "i1", "7", "7", "i1", "30", "lonely"],
         timestamps=np.array([3, 5, 1, 9, 2, 4, 4, 1]),
     )
-    data = canonical(rows, {"7": "seven", "i1": "one"})
+    data = canonical(rows)
     # 9 and x have one interaction and go, and with x the item that only x has.
     assert data.user_tokens == ["10", "b"]
     assert data.item_tokens == ["7", "30", "i1", "i2"]
-    assert data.texts == ["seven", "", "one", ""]
     # Of user 10, i1 and 30 share a timestamp and keep the file's order.
     assert data.user.tolist() == [0, 0, 0, 1, 1, 1]
     assert [data.item_tokens[i] for i in data.item] == ["i1", "30", "7", "i1", "7", "i2"]
@@ -64,7 +55,15 @@ def test_canonical_by_hand() -> None:
         "dropped_users": 2,
         "dropped_interactions": 2,
         "dropped_items": 1,
-        "items_without_text": 2,
+        "rows_read": 8,
+        "dropped_duplicates": 0,
+        "core": {
+            "rounds": 0,
+            "dropped_users": 0,
+            "dropped_items": 0,
+            "dropped_interactions": 0,
+        },
+        "repeats": {"users": 0, "interactions": 0},
         "full": {"users": 2, "items": 4, "interactions": 6},
     }
     assert data.split().offsets.tolist() == [0, 3, 6]
@@ -146,115 +145,16 @@ def test_samples_are_nested_and_keep_whole_users(ml100k: Prepared) -> None:
         canonical(Rows(users, items), users=944)
 
 
-# --- atomic files ---------------------------------------------------------------------------
-
-
-def test_atomic_accepts_bom_crlf_and_blank_last_lines(write_atomic: Write) -> None:
-    plain = HEADER + b"1\t5\t10\n2\t6\t11.5\n"
-    fancy = b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n") + b"\r\n\r\n"
-    first, second = (
-        read_atomic_rows(write_atomic(f"{n}.inter", content))
-        for n, content in enumerate((plain, fancy))
-    )
-    assert first.users == second.users == ["1", "2"]
-    assert first.items == second.items == ["5", "6"]
-    for rows in (first, second):
-        assert rows.timestamps is not None
-        assert rows.timestamps.tolist() == [10, 11.5]
-
-
-def test_atomic_keeps_nanoseconds_apart(write_atomic: Write) -> None:
-    content = HEADER + b"1\t5\t1700000000000000001\n1\t6\t1700000000000000000\n"
-    path = write_atomic("a.inter", content)
-    timestamps = read_atomic_rows(path).timestamps
-    assert timestamps is not None
-    assert timestamps[0] > timestamps[1]
-
-
-def test_atomic_without_timestamps(write_atomic: Write) -> None:
-    path = write_atomic("a.inter", b"user_id:token\titem_id:token\n1\t5\n")
-    assert read_atomic_rows(path).timestamps is None
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is empty"),
-        (b"\xef\xbb\xbf\r\n", "is empty"),
-        (HEADER, "no rows"),
-        (b"1\t5\t10\n", "line 1: '1' is not a header field"),
-        (b"user_id\titem_id\n1\t5\n", "line 1: 'user_id' is not a header field"),
-        (b"user_id:token,item_id:token\n1,5\n", "line 1: the field 'user_id' is missing"),
-        (b"user_id:int\titem_id:token\n1\t5\n", "line 1: 'user_id:int' is not"),
-        (b"user_id:token\tuser_id:token\n1\t5\n", "appears twice"),
-        (b"user_id:token\trating:float\n1\t5\n", "line 1: the field 'item_id' is missing"),
-        (HEADER + b"1\t5\t10\n1\t6\n", "line 3: 2 tab-separated fields, the header has 3"),
-        (HEADER + b"1\t5\t10\t9\n", "line 2: 4 tab-separated fields"),
-        (HEADER + b"1\t5\t10\n\n1\t6\t11\n", "line 3: 1 tab-separated"),
-        (HEADER + b"1\t5\t10\n1\t6\tnan\n", "line 3: timestamp is 'nan', not a finite number"),
-        (HEADER + b"1\t5\tinf\n", "line 2: timestamp is 'inf'"),
-        (HEADER + b"1\t5\t\n", "line 2: timestamp is ''"),
-        (HEADER + b"1\t5\tMonday\n", "line 2: timestamp is 'Monday'"),
-        (HEADER + b"1\t5\t10\n\t6\t11\n", "line 3: user_id is empty"),
-        (HEADER + b"1\t5\t10\n1\t\t11\n", "line 3: item_id is empty"),
-        (HEADER + b"1\t5\t10\n1\t\xff\t11\n", "line 3: not UTF-8"),
-    ],
-)
-def test_bad_atomic_files_are_one_clear_line(
-    write_atomic: Write, content: bytes, message: str
-) -> None:
-    path = write_atomic("bad.inter", content)
-    with pytest.raises(UserError) as caught:
-        read_atomic_rows(path)
-    assert message in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_atomic_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
-        read_atomic_rows(tmp_path / "none.inter")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_atomic_rows(tmp_path)
-
-
-def test_item_texts_leave_out_what_is_missing(write_atomic: Write) -> None:
-    path = write_atomic(
-        "a.item",
-        "item_id:token\tname:token_seq\tyear:token\tkind:token_seq\tabout:token_seq\n"
-        "1\tHeat\t1995\tAction Crime\tA film.\n"
-        "2\tHeat\tV\t\t\n"
-        "3\t\t1995\tDrama\t\n"
-        "4\t\t\t\t\n"
-        "5\tOne\u2028two\t\t\tQuiet\n".encode(),
-    )
-    fields = {"title": "name", "year": "year", "tags": "kind", "description": "about"}
-    assert read_atomic_texts(path, fields) == {
-        "1": ItemText("Heat (1995)", "Action, Crime. A film."),
-        "2": ItemText("Heat", ""),
-        "3": ItemText("(1995)", "Drama"),
-        "4": ItemText("", ""),
-        "5": ItemText("One\u2028two", "Quiet"),
-    }
-    assert read_atomic_texts(path, {"title": "name"})["1"] == ItemText("Heat", "")
-
-
-def test_item_listed_twice(write_atomic: Write) -> None:
-    path = write_atomic("a.item", b"item_id:token\tname:token\n1\ta\n1\tb\n")
-    with pytest.raises(UserError, match="line 3: item '1' appears twice"):
-        read_atomic_texts(path, {"title": "name"})
+# --- MovieLens 100K -------------------------------------------------------------------------
 
 
 def test_missing_wheel_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(dataset_config("ml-100k").source)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"run \./run_all\.sh, or pip install --no-deps recbole=="):
-        source.inputs()
+        source.row_inputs()
     with pytest.raises(UserError, match="not installed"):
-        source.read()
-
-
-# --- MovieLens 100K -------------------------------------------------------------------------
+        source.read_texts(Downloads(Path("unused")))
 
 
 def test_ml100k_counts(ml100k: Prepared) -> None:
@@ -272,7 +172,8 @@ def test_ml100k_counts(ml100k: Prepared) -> None:
     assert ml100k.manifest["mean_sequence"] == pytest.approx(100_000 / 943)
     assert ml100k.manifest["mean_history"] < 50
     assert ml100k.manifest["revision"].startswith("recbole ")
-    assert set(ml100k.manifest["inputs_sha256"]) == {"ml-100k.inter", "ml-100k.item"}
+    assert set(ml100k.manifest["inputs"]) == {"ml-100k.inter"}
+    assert set(ml100k.manifest["text_inputs"]) == {"ml-100k.item"}
     assert ml100k.manifest["split_sha256"] == ml100k.data.split.sha256
 
 
@@ -323,18 +224,19 @@ def test_sample_has_its_own_name(ml100k_small: Prepared, ml100k: Prepared) -> No
 
 def test_second_call_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataset_config("ml-100k", users=20)
-    first = prepare(config, 50, None, tmp_path, need_text=False)
+    first = prepare(config, 50, None, tmp_path, "rows")
 
-    def fail(self: object) -> None:
+    def fail(self: object, downloads: object) -> None:
         raise AssertionError("the source was read again")
 
-    monkeypatch.setattr(sources.RecboleWheel, "read", fail)
-    second = prepare(config, 50, None, tmp_path, need_text=False)
+    monkeypatch.setattr(RecboleWheel, "read_rows", fail)
+    monkeypatch.setattr(RecboleWheel, "read_texts", fail)
+    second = prepare(config, 50, None, tmp_path, "rows")
     assert first.manifest == second.manifest
     assert first.data.split.sha256 == second.data.split.sha256
     for name in ("user_tokens", "item_tokens", "texts", "facts"):
         assert getattr(first.interactions, name) == getattr(second.interactions, name)
-    other = prepare(config, 10, 3, tmp_path, need_text=False)
+    other = prepare(config, 10, 3, tmp_path, "rows")
     assert (other.data.split.max_history, other.data.split.train_prefixes) == (10, 3)
     assert other.manifest["mean_history"] <= 10
 
@@ -343,12 +245,12 @@ def test_second_call_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("damage", [None, b"", b"{}"])
 def test_damaged_cache_is_built_again(tmp_path: Path, name: str, damage: bytes | None) -> None:
     config = dataset_config("ml-100k", users=20)
-    first = prepare(config, 50, None, tmp_path, need_text=False)
+    first = prepare(config, 50, None, tmp_path, "rows")
     content = (first.folder / name).read_bytes()
     (first.folder / name).unlink()
     if damage is not None:
         (first.folder / name).write_bytes(damage)
-    second = prepare(config, 50, None, tmp_path, need_text=False)
+    second = prepare(config, 50, None, tmp_path, "rows")
     assert second.manifest == first.manifest
     assert (first.folder / name).read_bytes() == content
 
@@ -374,14 +276,14 @@ def test_two_processes_prepare_at_once(tmp_path: Path) -> None:
 import json, sys, time
 from pathlib import Path
 from benchmark.data.prepare import prepare
-from benchmark.data.sources import RecboleWheel
+from benchmark.data.recbole_wheel import RecboleWheel
 from tests.conftest import dataset_config
-read = RecboleWheel.read
-def slow_read(self):
+read = RecboleWheel.read_rows
+def slow_read(self, downloads):
     print("reading", file=sys.stderr)
     time.sleep(3)
-    return read(self)
-RecboleWheel.read = slow_read
+    return read(self, downloads)
+RecboleWheel.read_rows = slow_read
 done = prepare(dataset_config("ml-100k", users=20), 50, None, Path(sys.argv[1]))
 print(json.dumps([done.manifest, float(done.data.embeddings.sum())]))
 """
@@ -407,7 +309,7 @@ print(json.dumps([done.manifest, float(done.data.embeddings.sum())]))
 def test_broken_invariant_stops(tmp_path: Path) -> None:
     config = dataset_config("ml-100k", invariants={"items": 1681})
     with pytest.raises(UserError, match="ml-100k should have items=1681 but has 1682"):
-        prepare(config, 50, None, tmp_path, need_text=False)
+        prepare(config, 50, None, tmp_path, "rows")
 
 
 def test_a_new_kind_of_source_slots_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,16 +320,19 @@ def test_a_new_kind_of_source_slots_in(tmp_path: Path, monkeypatch: pytest.Monke
         def __init__(self, options: object) -> None:
             pass
 
-        def inputs(self) -> dict[str, str]:
+        def row_inputs(self) -> dict[str, str]:
             return {}
 
-        def read(self) -> SourceData:
-            return SourceData(Rows(["u"] * 4, ["3", "1", "2", "1"]), None)
+        text_inputs = row_inputs
+        identity = property(row_inputs)
+
+        def read_rows(self, downloads: Downloads) -> Rows:
+            return Rows(["u"] * 4, ["3", "1", "2", "1"])
 
     monkeypatch.setitem(sources.SOURCES, "toy", Toy)
     config = DatasetConfig("toy", "Toy", {"kind": "toy"})
     for _ in range(2):  # built, and from the cache
-        done = prepare(config, 50, None, tmp_path, need_text=False)
+        done = prepare(config, 50, None, tmp_path, "rows")
         assert done.interactions.texts is None
         assert done.data.split.items.tolist() == [2, 0, 1, 0]
         assert done.data.embeddings is None
@@ -446,7 +351,7 @@ def test_a_new_kind_of_source_slots_in(tmp_path: Path, monkeypatch: pytest.Monke
         ({"users": True}, "dataset.users must be"),
         ({"invariants": {"films": 3}}, "dataset.invariants has no 'films'"),
         ({"invariants": {"users": "all"}}, "dataset.invariants.users must be"),
-        ({"source": {"kind": "magic"}}, "source.kind must be one of recbole_wheel"),
+        ({"source": {"kind": "magic"}}, "source.kind must be one of .*recbole_wheel"),
         ({"source": {"kind": "recbole_wheel"}}, "source needs the key 'folder'"),
         ({"source": {"kind": "recbole_wheel", "folder": "a/b"}}, "plain name"),
         ({"source": {"kind": "recbole_wheel", "folder": "x", "n": 1}}, "source has no key 'n'"),

@@ -13,6 +13,7 @@ import pytest
 
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
+from benchmark.report.diagnostics import efficiency_table
 from benchmark.report.provenance import protocol_limits, provenance_rows, sanity_lines
 from benchmark.report.render import render
 from benchmark.report.table import Markdown
@@ -107,12 +108,40 @@ def test_method_notes_are_carried(tmp_path: Path) -> None:
     assert "Items already seen may be recommended again: TIGER." in notes
 
 
+def test_every_table_names_the_text_source(tmp_path: Path) -> None:
+    facts = {
+        "label": "Beauty (phrases)", "text_source": "IDGenRec: key phrase", "paper": "beauty",
+        "repeated_targets": {"valid": 1, "test": 3},
+    }  # fmt: skip
+    runs = [
+        add_run(tmp_path, method, 0, dataset="beauty-phrases", dataset_info=facts)
+        for method in ("pop", "tiger")
+    ]
+    result = aggregate(runs)["beauty-phrases"]
+    heading = "Beauty (phrases) (beauty-phrases; item text: IDGenRec: key phrase)"
+    assert result.heading == heading
+    reported = reported_table(result)
+    assert reported is not None  # the paper's numbers of Beauty, whatever our texts
+    assert len(reported.frame) == len(reported_rows(result)) > 5
+    overall = overall_table(result)
+    assert "reported" in overall.frame
+    for table in (reported, overall, pairwise_table(result), efficiency_table(result)):
+        assert table is not None
+        assert heading in table.caption
+    assert any("item text IDGenRec: key phrase" in note for note in overall.notes)
+    lost = [note for note in overall.notes if "had before" in note]
+    assert len(lost) == 1
+    assert lost[0].startswith("3 of the ")
+    index = render(runs, tmp_path / "out", "A", "cmd", [], []).read_text(encoding="utf-8")
+    assert f"## {heading}" in index
+
+
 def test_reported_numbers_stand_beside_ours(tmp_path: Path) -> None:
     runs = [add_run(tmp_path, m, 0, dataset="beauty") for m in ("tiger", "ste")]
     result = aggregate(runs)["beauty"]
     table = reported_table(result)
     assert table is not None
-    told = reported_rows("beauty")
+    told = reported_rows(result)
     assert len(table.frame) == len(told)
     ours = result.summary("ndcg", 10)["mean"]
     for row, shown in zip(told, table.frame.to_dict("records"), strict=True):

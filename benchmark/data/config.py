@@ -8,9 +8,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from benchmark.data.encoder import EncoderConfig
+from benchmark.data.files import default_name
+from benchmark.data.filters import Filters
 from benchmark.data.sources import open_source
 
-COUNTS = ("users", "items", "interactions", "train_rows", "valid_rows", "test_rows")
+COUNTS = (
+    "users", "items", "interactions", "train_rows", "valid_rows", "test_rows",
+    "users_with_repeated_items",
+)  # fmt: skip
+# Options of the source that stand at the top of custom.yaml, because people type them.
+OWN_DATA = ("interactions", "items", "columns", "delimiter")
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,9 @@ class DatasetConfig:
         label: the name that tables and figures show.
         source: options of the source, ``kind`` among them (see `benchmark.data.sources`).
         encoder: how items get their vectors; None for a data set without text.
+        paper: the name under which benchmark/reported.json has numbers for this data set, whatever
+            its texts; None where nobody reported any.
+        filters: which of the source's interactions are kept.
         users: keep only a fixed sample of this many users; None keeps all.
         invariants: counts of the full data set, before sampling, that must come out; the rows are
             those of all prefixes.
@@ -31,6 +41,8 @@ class DatasetConfig:
     label: str
     source: Mapping[str, Any]
     encoder: EncoderConfig | None = None
+    paper: str | None = None
+    filters: Filters = field(default_factory=Filters)
     users: int | None = None
     invariants: Mapping[str, int] = field(default_factory=dict)
 
@@ -57,7 +69,7 @@ class DatasetConfig:
         Raises:
             ValueError: an unknown or missing key, or an impossible value, in one line.
         """
-        values: dict[str, Any] = plain(options)
+        values: dict[str, Any] = _with_own_data(plain(options))
         known = [entry.name for entry in fields(cls)]
         for key in values:
             if key not in known:
@@ -66,13 +78,33 @@ class DatasetConfig:
             if not values.get(key):
                 raise ValueError(f"dataset needs the key {key!r}")
         encoder = values.pop("encoder", None)
+        filters = Filters.from_mapping(values.pop("filters", None) or {})
         values["invariants"] = values.get("invariants") or {}
-        return cls(encoder=EncoderConfig.from_mapping(encoder) if encoder else None, **values)
+        return cls(
+            encoder=EncoderConfig.from_mapping(encoder) if encoder else None,
+            filters=filters,
+            **values,
+        )
 
     @property
     def store_name(self) -> str:
         """The name that results are stored under: a sample never shares it with the full set."""
         return self.name if self.users is None else f"{self.name}-{self.users}u"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The source's part of what decides a result (see `Source.identity`)."""
+        return dict(open_source(self.source).identity)
+
+
+def _with_own_data(values: dict[str, Any]) -> dict[str, Any]:
+    """The options of the user's own files moved into the source, and a name made of theirs."""
+    own = {key: values.pop(key) for key in OWN_DATA if key in values}
+    if not own:
+        return values
+    name = values.get("name") or default_name(str(own.get("interactions", "")))
+    source = {**(values.get("source") or {}), **own}
+    return {**values, "source": source, "name": name, "label": values.get("label") or name}
 
 
 def plain(value: Any) -> Any:

@@ -1,12 +1,15 @@
-"""Which text encoder is used, where its weights are, and how an item's text is written."""
+"""Which text encoder is used, where its weights are and how they are loaded, and how an item's
+text is written. sentence_transformers and torch are imported only when a model is loaded."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -14,7 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from benchmark.errors import UserError
 from benchmark.store import sha256_file
 
-EncoderSource = Literal["offline_package", "path", "hub", "npy"]
+EncoderSource = Literal["offline_package", "path", "hub", "npy", "dataset"]
 Pooling = Literal["mean", "cls", "max"]
 
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model")
@@ -45,7 +48,8 @@ class EncoderConfig:
 
     Attributes:
         name: of the model; a hub name for source ``hub``; else only a label.
-        source: where the model is, or ``npy`` for a precomputed table.
+        source: where the model is; or ``npy`` for a precomputed table, or ``dataset`` for the table
+            that the data set brings along.
         path: the model's folder (``path``) or the table's file (``npy``).
         revision: full commit of a hub model: a branch may move, and a result must not.
         sha256: of model.safetensors or of the .npy; checked before use. With it, a local model's
@@ -53,6 +57,9 @@ class EncoderConfig:
         pooling: overrides the model's own pooling of token vectors.
         normalize: scale to unit length. (all-MiniLM-L6-v2 does so by itself.)
         template: how an item's text is made of ``{title}`` and ``{description}``.
+        rows: a JSON file that maps item tokens to rows of the ``npy`` table; None: one row an item
+            of the full data set, in the order of the item ids.
+        row_base: the number that ``rows`` gives to the table's first row.
     """
 
     name: str
@@ -63,6 +70,8 @@ class EncoderConfig:
     pooling: Pooling | None = None
     normalize: bool = False
     template: str = "{title}. {description}"
+    rows: str | None = None
+    row_base: int = 0
 
     def __post_init__(self) -> None:
         if self.source not in get_args(EncoderSource):
@@ -76,6 +85,13 @@ class EncoderConfig:
             raise ValueError(f"encoder.name: offline packages exist for {known}, not {self.name!r}")
         if (self.source in ("path", "npy")) != (self.path is not None):
             raise ValueError("encoder.path is needed for the sources path and npy, and only there")
+        if self.rows is not None and (self.source != "npy" or not isinstance(self.rows, str)):
+            raise ValueError("encoder.rows is a file's path, and only for the source npy")
+        if type(self.row_base) is not int or (self.row_base != 0 and self.rows is None):
+            raise ValueError(
+                "encoder.row_base must be a whole number, and 0 without encoder.rows, "
+                f"not {self.row_base!r}"
+            )
         if self.source == "hub" and not re.fullmatch("[0-9a-f]{40}", self.revision or ""):
             raise ValueError("encoder.revision must be the full commit of the hub model")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
@@ -170,12 +186,87 @@ def model_folder(config: EncoderConfig) -> Path:
 
 def check_weights(folder: Path, config: EncoderConfig) -> None:
     """Raise UserError unless the folder holds safetensors weights with the expected sha256."""
-    if not any(path.suffix == ".safetensors" for path in model_files(folder)):
-        raise UserError(f"{folder} holds no .safetensors weights; pickled ones are not loaded")
+    weights = {path.parent for path in model_files(folder) if path.suffix == ".safetensors"}
+    pickled = {path.parent for path in folder.rglob("pytorch_model*.bin")} - weights
+    if not weights or pickled:
+        place = min(pickled, default=folder)
+        raise UserError(f"{place} holds no .safetensors weights; pickled ones are not loaded")
     expected = config.resolved().sha256
     if expected is None:
         return
-    weights = folder / "model.safetensors"
-    found = sha256_file(weights) if weights.is_file() else "no such file"
+    file = folder / "model.safetensors"
+    found = sha256_file(file) if file.is_file() else "no such file"
     if found != expected:
-        raise UserError(f"{weights} is not the expected one (sha256 {found}, not {expected})")
+        raise UserError(f"{file} is not the expected one (sha256 {found}, not {expected})")
+
+
+def load_model(config: EncoderConfig, device: str) -> Any:
+    """The sentence-transformers model in float32 on a torch device.
+
+    Raises:
+        UserError: it is not there, has other weights than expected, or cannot be loaded.
+    """
+    folder = model_folder(config)
+    check_weights(folder, config)
+    with _offline():
+        try:
+            from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            model = SentenceTransformer(
+                str(folder),
+                device=device,
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            ).float()  # some releases keep half precision where the weights have it, some do not
+            _set_pooling(model, config.pooling)
+        except Exception as error:  # each architecture and file format has kinds of its own
+            raise unusable(f"in {folder}", error) from None
+    tokenizer = getattr(model, "tokenizer", None)
+    if getattr(tokenizer, "pad_token", "") is None:
+        raise UserError(
+            f"the encoder in {folder} cannot be used: its tokenizer has no padding token; "
+            "name one as pad_token in its tokenizer_config.json"
+        )
+    return model
+
+
+def unusable(where: str, error: BaseException) -> UserError:
+    """The one line for a model that does not load or run."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(f"the encoder {where} cannot be used: {reason}")
+
+
+def _set_pooling(model: Any, pooling: Pooling | None) -> None:
+    """Replace the model's pooling layer; what follows it (a normalisation, say) stays."""
+    if pooling is None:
+        return
+    for index, module in enumerate(model):
+        if type(module).__name__ == "Pooling":
+            # The second name is that of older releases.
+            width = getattr(module, "embedding_dimension", None) or module.word_embedding_dimension
+            model[index] = type(module)(width, pooling_mode=pooling)
+            return
+    raise ValueError("encoder.pooling is set, but the model has no pooling layer")
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the model's loader from asking the hub about files that are there already."""
+    # The library reads the variable once, when it is imported; so it is imported first and its
+    # own copy changed with the variable, or a hub model could not be fetched later on.
+    from huggingface_hub import constants
+
+    variable, constant = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = constant
+        if variable is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = variable

@@ -5,7 +5,8 @@ Whatever a source looks like, it becomes rows of (user token, item token, timest
 
 * a user's interactions are ordered by timestamp, ties in file order; without timestamps the file
   order is the order;
-* users with fewer than three interactions are dropped and counted;
+* duplicates, the k-core and users with too few interactions (fewer than three, if not said
+  otherwise) are filtered and counted, in the order that `benchmark.data.filters` gives;
 * the catalogue is the items with at least one interaction of a user who stays;
 * ids follow the *natural order* of the tokens: tokens that are plain decimal numbers first, by
   value, then all others by code point. So ids do not depend on the order of the file's users, and
@@ -22,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.split import MIN_INTERACTIONS, Split
+from benchmark.data.filters import DEFAULT_FILTERS, Filters, Numbered, apply_filters
+from benchmark.data.split import Split
 from benchmark.errors import UserError
 
 # Decides which users a subsample keeps. Fixed, and apart from any run's seed: every run must see
@@ -53,19 +55,20 @@ class Interactions:
         item: int32 [n_interactions], each user's items in time order, oldest first.
         user_tokens: [n_users], the source's name of each user id.
         item_tokens: [n_items], the source's name of each item id.
-        texts: [n_items] item texts ("" where the source has none for an item); None if the source
-            has no texts at all.
         catalogue_row: int64 [n_items], each item's id in the data set before subsampling: the row
             of a table made for the full data set (a precomputed embedding, say).
-        facts: counts for the manifest; ``full`` holds those before subsampling.
+        texts: [n_items] item texts ("" where the source has none for an item); None if the source
+            has no texts at all. `canonical` leaves them out.
+        facts: counts for the manifest; ``full`` holds those before subsampling, the others are
+            those of `apply_filters`.
     """
 
     user: NDArray[np.int32]
     item: NDArray[np.int32]
     user_tokens: list[str]
     item_tokens: list[str]
-    texts: list[str] | None
     catalogue_row: NDArray[np.int64]
+    texts: list[str] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -97,45 +100,36 @@ def natural_key(token: str) -> tuple[int, int, str]:
 
 
 def canonical(
-    rows: Rows, texts: Mapping[str, str] | None = None, users: int | None = None
+    rows: Rows, users: int | None = None, filters: Filters = DEFAULT_FILTERS
 ) -> Interactions:
-    """Bring a source's rows into canonical form.
+    """Bring a source's rows into canonical form, without texts.
 
     Args:
-        rows: the source's interactions; repeated (user, item) pairs are kept.
-        texts: text by item token; items that are absent get "".
+        rows: the source's interactions.
         users: keep only this many users, a fixed sample that depends on the tokens alone (the
             sample of 100 users is part of that of 200). The catalogue shrinks to their items.
+        filters: what goes before the sample is taken.
 
     Raises:
-        UserError: no user has three interactions, or ``users`` asks for more than there are.
+        UserError: the filters leave nobody, or ``users`` asks for more than there are.
     """
     user_tokens, user = _number(rows.users)
     item_tokens, item = _number(rows.items)
+    times = rows.timestamps
     # lexsort and the stable argsort keep file order among equals.
-    order = (
-        np.argsort(user, kind="stable")
-        if rows.timestamps is None
-        else np.lexsort((rows.timestamps, user))
+    order = np.argsort(user, kind="stable") if times is None else np.lexsort((times, user))
+    table, facts = apply_filters(
+        Numbered(
+            user[order],
+            item[order],
+            None if times is None else times[order],
+            user_tokens,
+            item_tokens,
+        ),
+        filters,
     )
-    user, item = user[order], item[order]
-
-    long_enough = np.bincount(user, minlength=len(user_tokens)) >= MIN_INTERACTIONS
-    if not long_enough.any():
-        raise UserError(
-            f"no user has {MIN_INTERACTIONS} interactions or more "
-            f"({len(user)} interactions of {len(user_tokens)} users were read)"
-        )
-    kept = long_enough[user]
-    facts = {
-        "timestamps": rows.timestamps is not None,
-        "dropped_users": int((~long_enough).sum()),
-        "dropped_interactions": int((~kept).sum()),
-    }
-    user_tokens, user = _renumber(user_tokens, user[kept], np.flatnonzero(long_enough))
-    full_items = np.unique(item[kept])
-    facts["dropped_items"] = len(item_tokens) - len(full_items)
-    item_tokens, item = _renumber(item_tokens, item[kept], full_items)
+    user_tokens, user = _renumber(user_tokens, table.user, np.unique(table.user))
+    item_tokens, item = _renumber(item_tokens, table.item, np.unique(table.item))
     full = {"users": len(user_tokens), "items": len(item_tokens), "interactions": len(item)}
 
     catalogue_row = np.arange(len(item_tokens))
@@ -146,17 +140,13 @@ def canonical(
         catalogue_row = np.unique(item[inside])
         item_tokens, item = _renumber(item_tokens, item[inside], catalogue_row)
 
-    item_texts = None if texts is None else [texts.get(token, "") for token in item_tokens]
-    if item_texts is not None:
-        facts["items_without_text"] = item_texts.count("")
     return Interactions(
         user=user.astype(np.int32),
         item=item.astype(np.int32),
         user_tokens=user_tokens,
         item_tokens=item_tokens,
-        texts=item_texts,
         catalogue_row=catalogue_row.astype(np.int64),
-        facts={**facts, "full": full},
+        facts={"timestamps": times is not None, **facts, "full": full},
     )
 
 
@@ -164,7 +154,7 @@ def _number(tokens: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
     """Distinct tokens in natural order, and int64 [n] the place of each given token in them."""
     distinct = sorted(set(tokens), key=natural_key)
     place = {token: index for index, token in enumerate(distinct)}
-    return distinct, np.fromiter((place[token] for token in tokens), np.int64, len(tokens))
+    return distinct, np.fromiter(map(place.__getitem__, tokens), np.int64, len(tokens))
 
 
 def _renumber(
@@ -183,7 +173,7 @@ def _sample(user_tokens: Sequence[str], users: int) -> NDArray[np.int64]:
     if not 1 <= users <= len(user_tokens):
         raise UserError(
             f"users={users} is impossible: the data set has {len(user_tokens)} users "
-            f"with {MIN_INTERACTIONS} interactions or more"
+            "that its filters leave"
         )
     digests = [
         hashlib.sha256(f"{SUBSAMPLE_SEED} {token}".encode()).digest() for token in user_tokens

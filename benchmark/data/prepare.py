@@ -2,38 +2,46 @@
 
 The canonical form is kept under ``<cache>/<store name>/<hash>/`` (interactions.parquet,
 items.parquet, users.parquet, manifest.json), where the hash covers the input files and every
-option that decides the form; embeddings are under ``<cache>/embeddings/``. Several processes may
+option that decides the form; the texts, which may be missing or change apart from it, are in
+``texts-<hash>/`` inside, and embeddings under ``<cache>/embeddings/``. Several processes may
 prepare at once; a damaged cache is built again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from benchmark.data.config import DatasetConfig, plain
-from benchmark.data.embed import item_embeddings
-from benchmark.data.encoder import render
+from benchmark.data.config import DatasetConfig
+from benchmark.data.download import Downloads
+from benchmark.data.embed import Embeddings, EncodeOptions, item_embeddings
+from benchmark.data.encoder import EncoderConfig, render
 from benchmark.data.interactions import Interactions, canonical
-from benchmark.data.sources import Source, open_source
-from benchmark.data.split import Split
+from benchmark.data.source import Source
+from benchmark.data.sources import open_source
+from benchmark.data.split import Phase, Split
 from benchmark.errors import UserError
 from benchmark.recommender import BenchmarkData
 from benchmark.store import sha256_file, sha256_json, write_json, write_parquet
 
-__all__ = ["DatasetConfig", "Prepared", "prepare"]
+__all__ = ["DatasetConfig", "Need", "Prepared", "invariant_rows", "prepare"]
 
 # Part of the cache's hash; raise it when a change here or in interactions.py changes the form.
-FORMAT = 1
+FORMAT = 2
 TABLES = ("interactions.parquet", "items.parquet", "users.parquet")
+TEXTS = ("texts.parquet",)
+PHASES: tuple[Phase, ...] = ("valid", "test")
+
+#: How far to go: interactions and splits, item texts too, or their vectors as well.
+Need = Literal["rows", "texts", "vectors"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +50,7 @@ class Prepared:
 
     Attributes:
         data: what methods get.
-        interactions: the canonical form, with the source's tokens and texts.
+        interactions: the canonical form, with the source's tokens, and texts if asked for.
         manifest: JSON facts of what was built and from what.
         folder: the canonical files.
     """
@@ -58,7 +66,9 @@ def prepare(
     protocol_max_history: int,
     protocol_train_prefixes: int | None,
     cache: Path,
-    need_text: bool = True,
+    need: Need = "vectors",
+    options: EncodeOptions | None = None,
+    check: bool = True,
 ) -> Prepared:
     """Build a data set, or take it from the cache.
 
@@ -67,44 +77,76 @@ def prepare(
         protocol_max_history: histories keep this many items.
         protocol_train_prefixes: train on each user's last prefixes only; None: on all.
         cache: folder for everything that is kept; created if need be.
-        need_text: whether to embed the items; without, ``data.embeddings`` is None.
+        need: how far to go; below ``vectors``, ``data.embeddings`` is None.
+        options: how fast items are embedded.
+        check: whether an invariant that does not hold is an error; without, see `invariant_rows`.
 
     Raises:
+        Unavailable: a remote file cannot be had; the message says where to put a copy.
         UserError: bad input files, an invariant that does not hold, or no way to embed.
     """
     source = open_source(dataset.source)
-    template = dataset.encoder.template if dataset.encoder else None
-    key = {
-        "format": FORMAT,
-        "source": plain(dataset.source),
-        "inputs": source.inputs(),
-        "users": dataset.users,
-        "template": template,
-    }
-    folder = cache / dataset.store_name / sha256_json(key)[:12]
-    interactions, manifest = _load(folder) or _build(dataset, source, key, folder)
-    _check_invariants(dataset, manifest["facts"]["full"])
+    downloads = Downloads.from_environment(cache)
+    folder, interactions, manifest = _rows(dataset, source, downloads, cache)
+    for key, expected, found in invariant_rows(dataset, manifest["facts"]):
+        if check and found != expected:
+            raise UserError(
+                f"{dataset.name} should have {key}={expected} but has {found}: "
+                "its files are not those that this config was written for"
+            )
     split = interactions.split(protocol_max_history, protocol_train_prefixes)
     manifest |= _split_facts(split)
     manifest["counts"]["dropped_users"] = manifest["facts"]["dropped_users"]
-    data = BenchmarkData(dataset.store_name, split)
     manifest |= {"encoder": None, "embeddings_sha256": None}
-    if need_text:
-        if dataset.encoder is None:
-            raise UserError(
-                f"{dataset.name} has no encoder: set dataset.encoder to embed its items"
-            )
-        embeddings = item_embeddings(
-            interactions.texts,
-            interactions.catalogue_row,
-            manifest["facts"]["full"]["items"],
-            dataset.encoder,
+    data = BenchmarkData(dataset.store_name, split)
+    if need == "rows":
+        return Prepared(data, interactions, manifest, folder)
+    encoder = _encoder(dataset, source)
+    if encoder.source not in ("npy", "dataset"):
+        texts = _texts(source, encoder, downloads, interactions, folder)
+        interactions = replace(interactions, texts=texts)
+        manifest["items_without_text"] = texts.count("")
+    if need == "vectors":
+        made = item_embeddings(
+            encoder,
             cache / "embeddings",
+            texts=interactions.texts,
+            tokens=interactions.item_tokens,
+            catalogue_row=interactions.catalogue_row,
+            n_catalogue=manifest["facts"]["full"]["items"],
+            vectors=lambda: source.read_vectors(downloads),
+            options=options or EncodeOptions(),
         )
-        data = BenchmarkData(dataset.store_name, split, embeddings.values, embeddings.sha256)
-        encoder = {**asdict(dataset.encoder.resolved()), "dimension": embeddings.values.shape[1]}
-        manifest |= {"encoder": encoder, "embeddings_sha256": embeddings.sha256}
+        data = BenchmarkData(dataset.store_name, split, made.values, made.sha256)
+        manifest |= _vector_facts(encoder, made)
     return Prepared(data, interactions, manifest, folder)
+
+
+def _encoder(dataset: DatasetConfig, source: Source) -> EncoderConfig:
+    """The encoder, if it has something to work on.
+
+    Raises:
+        UserError: the data set has neither texts nor vectors; the message says what to give.
+    """
+    if dataset.encoder is None:
+        raise UserError(f"{dataset.name} has no encoder: set dataset.encoder to embed its items")
+    if dataset.encoder.source not in ("npy", "dataset") and source.text_source is None:
+        raise UserError(
+            f"{dataset.name} has no item texts, and semantic IDs are made from them: give a file "
+            "with a title or description per item (dataset.items=, dataset.columns.title=), or "
+            "item vectors (dataset.encoder.source=npy dataset.encoder.path=); methods without "
+            "semantic IDs (pop, lightgcn, sasrec_ce, sasrec_bce) run as it is"
+        )
+    return dataset.encoder
+
+
+def _vector_facts(encoder: EncoderConfig, made: Embeddings) -> dict[str, Any]:
+    facts = {**asdict(encoder.resolved()), "dimension": made.values.shape[1]}
+    return {
+        "encoder": facts,
+        "embeddings_sha256": made.sha256,
+        "embeddings_made": dict(made.made),
+    }
 
 
 def _split_facts(split: Split) -> dict[str, Any]:
@@ -112,7 +154,8 @@ def _split_facts(split: Split) -> dict[str, Any]:
 
     ``mean_sequence`` is the mean number of a user's interactions, ``mean_history`` the mean number
     of items in the history of a test row, after the cut to max_history; ``density`` is
-    interactions / (users x items).
+    interactions / (users x items); ``repeated_targets`` counts rows whose target the user has had
+    before, which a method that leaves out seen items can never hit.
     """
     test = split.positions("test")
     n = len(split.items)
@@ -128,13 +171,24 @@ def _split_facts(split: Split) -> dict[str, Any]:
         "density": n / (split.n_users * split.n_items),
         "mean_sequence": n / split.n_users,
         "mean_history": float((test - split.history_starts(test)).mean()),
+        "repeated_targets": {
+            phase: int(split.is_repeat[split.positions(phase)].sum()) for phase in PHASES
+        },
         "max_history": split.max_history,
         "train_prefixes": split.train_prefixes,
         "split_sha256": split.sha256,
     }
 
 
-def _check_invariants(dataset: DatasetConfig, full: Mapping[str, int]) -> None:
+def invariant_rows(
+    dataset: DatasetConfig, facts: Mapping[str, Any]
+) -> list[tuple[str, int, int | None]]:
+    """(name, expected, found) of each invariant that the data set's yaml states.
+
+    They are those of the full data set under the full protocol, before any sampling; ``facts``
+    are the manifest's.
+    """
+    full = facts["full"]
     users = full["users"]
     # Every user who stays has at least three interactions: all but the first and the two held
     # out are targets of training rows.
@@ -143,49 +197,84 @@ def _check_invariants(dataset: DatasetConfig, full: Mapping[str, int]) -> None:
         "train_rows": full["interactions"] - 3 * users,
         "valid_rows": users,
         "test_rows": users,
+        "users_with_repeated_items": facts["repeats"]["users"],
     }
-    for key, expected in dataset.invariants.items():
-        if found[key] != expected:
-            raise UserError(
-                f"{dataset.name} should have {key}={expected} but has {found[key]}: "
-                "its files are not those that this config was written for"
-            )
+    return [(key, expected, found[key]) for key, expected in dataset.invariants.items()]
 
 
-def _build(
-    dataset: DatasetConfig, source: Source, key: Mapping[str, Any], folder: Path
-) -> tuple[Interactions, dict[str, Any]]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        done = _load(folder)  # another process may have built it while this one waited
-        if done:
-            return done
-        (folder / "manifest.json").unlink(missing_ok=True)
-        data = source.read()
-        texts = None
-        if data.texts is not None and dataset.encoder is not None:
-            template = dataset.encoder.template
-            texts = {token: render(template, *text) for token, text in data.texts.items()}
-        interactions = canonical(data.rows, texts, dataset.users)
-        manifest = {
-            "name": dataset.name,
-            "label": dataset.label,
-            "source": key["source"],
-            "revision": source.revision,
-            "inputs_sha256": key["inputs"],
-            "sampled_users": dataset.users,
-            "text_source": source.text_source if texts is not None else None,
-            "facts": dict(interactions.facts),
-        }
-        _save(folder, interactions, manifest)
-        return interactions, manifest
+def _rows(
+    dataset: DatasetConfig, source: Source, downloads: Downloads, cache: Path
+) -> tuple[Path, Interactions, dict[str, Any]]:
+    """The canonical interactions, their folder, and the manifest of what they were built from."""
+    key = {
+        "format": FORMAT,
+        "kind": dataset.source["kind"],
+        "inputs": source.row_inputs(),
+        "options": source.identity,
+        "filters": asdict(dataset.filters),
+        "users": dataset.users,
+    }
+    folder = cache / dataset.store_name / sha256_json(key)[:12]
+    manifest = _load(folder, TABLES)
+    if manifest is None:
+        with FileLock(_lock(folder)):
+            manifest = _load(folder, TABLES)  # another process may have built it meanwhile
+            if manifest is None:
+                rows = source.read_rows(downloads)
+                try:
+                    interactions = canonical(rows, dataset.users, dataset.filters)
+                except UserError as error:
+                    raise UserError(f"{dataset.name}: {error}") from None
+                manifest = {"inputs": key["inputs"], "facts": dict(interactions.facts)}
+                _save(folder, _row_tables(interactions), manifest)
+    # What only labels the data stays out of the files, so that a new label needs no new build.
+    manifest |= {
+        "name": dataset.name,
+        "label": dataset.label,
+        "paper": dataset.paper,
+        "source": dict(source.identity),
+        "revision": source.revision,
+        "text_source": source.text_source,
+        "text_inputs": source.text_inputs(),
+        "filters": asdict(dataset.filters),
+        "sampled_users": dataset.users,
+    }
+    return folder, _read_rows(folder, manifest["facts"]), manifest
 
 
-def _save(folder: Path, interactions: Interactions, manifest: dict[str, Any]) -> None:
-    """Write the tables, and then the manifest, whose presence says that they are whole."""
+def _texts(
+    source: Source,
+    encoder: EncoderConfig,
+    downloads: Downloads,
+    interactions: Interactions,
+    folder: Path,
+) -> list[str]:
+    """[n_items] texts, "" where the source has none for an item."""
+    inputs = source.text_inputs()
+    key = {"format": FORMAT, "inputs": inputs, "options": source.identity}
+    place = folder / f"texts-{sha256_json({**key, 'template': encoder.template})[:12]}"
+    if _load(place, TEXTS) is None:
+        with FileLock(_lock(place)):
+            if _load(place, TEXTS) is None:
+                found = source.read_texts(downloads) or {}
+                texts = [
+                    render(encoder.template, *found[token]) if token in found else ""
+                    for token in interactions.item_tokens
+                ]
+                if not any(texts):
+                    raise UserError(
+                        f"none of the {len(texts)} items has a text in {', '.join(inputs)}: "
+                        "are its item names those of the interactions?"
+                    )
+                _save(place, [pd.DataFrame({"text": texts})], {"inputs": inputs}, TEXTS)
+    column: list[str] = pq.read_table(place / TEXTS[0])["text"].to_pylist()
+    return column
+
+
+def _row_tables(interactions: Interactions) -> list[pd.DataFrame]:
     start = np.searchsorted(interactions.user, np.arange(interactions.n_users))
     position = np.arange(len(interactions.user)) - start[interactions.user]
-    frames: Sequence[pd.DataFrame] = (
+    return [
         pd.DataFrame(
             {
                 "user": interactions.user,
@@ -197,7 +286,6 @@ def _save(folder: Path, interactions: Interactions, manifest: dict[str, Any]) ->
             {
                 "item": np.arange(interactions.n_items, dtype=np.int32),
                 "token": interactions.item_tokens,
-                "text": interactions.texts,
                 "catalogue_row": interactions.catalogue_row,
             }
         ),
@@ -207,31 +295,49 @@ def _save(folder: Path, interactions: Interactions, manifest: dict[str, Any]) ->
                 "token": interactions.user_tokens,
             }
         ),
-    )
-    for name, frame in zip(TABLES, frames, strict=True):
-        write_parquet(folder / name, frame)
-    tables = {name: sha256_file(folder / name) for name in TABLES}
-    write_json(folder / "manifest.json", {**manifest, "tables_sha256": tables})
+    ]
 
 
-def _load(folder: Path) -> tuple[Interactions, dict[str, Any]] | None:
-    """What `_save` wrote; None if it is not there or not whole."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if any(sha256_file(folder / name) != manifest["tables_sha256"][name] for name in TABLES):
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    del manifest["tables_sha256"]
+def _read_rows(folder: Path, facts: Mapping[str, Any]) -> Interactions:
     pairs, items, users = (pq.read_table(folder / name) for name in TABLES)
-    texts = items["text"].to_pylist() if manifest["text_source"] is not None else None
-    interactions = Interactions(
+    return Interactions(
         user=pairs["user"].to_numpy(),
         item=pairs["item"].to_numpy(),
         user_tokens=users["token"].to_pylist(),
         item_tokens=items["token"].to_pylist(),
-        texts=texts,
         catalogue_row=items["catalogue_row"].to_numpy(),
-        facts=manifest["facts"],
+        facts=facts,
     )
-    return interactions, manifest
+
+
+def _lock(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder.with_suffix(".lock")
+
+
+def _save(
+    folder: Path,
+    tables: list[pd.DataFrame],
+    manifest: Mapping[str, Any],
+    names: tuple[str, ...] = TABLES,
+) -> None:
+    """Write the tables, and then the manifest, whose presence says that they are whole."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    for name, frame in zip(names, tables, strict=True):
+        write_parquet(folder / name, frame)
+    sums = {name: sha256_file(folder / name) for name in names}
+    write_json(folder / "manifest.json", {**manifest, "tables_sha256": sums})
+
+
+def _load(folder: Path, names: tuple[str, ...]) -> dict[str, Any] | None:
+    """The manifest of what `_save` wrote; None if it is not there or not whole."""
+    try:
+        manifest: dict[str, Any] = json.loads(
+            (folder / "manifest.json").read_text(encoding="utf-8")
+        )
+        sums = manifest.pop("tables_sha256")
+        if any(sha256_file(folder / name) != sums[name] for name in names):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return manifest

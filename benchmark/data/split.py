@@ -61,6 +61,14 @@ class Split:
         """int64 [n_interactions]: the user who owns each position."""
         return np.repeat(np.arange(self.n_users), np.diff(self.offsets))
 
+    @cached_property
+    def is_repeat(self) -> NDArray[np.bool_]:
+        """bool [n_interactions]: whether the user has had the item before that position."""
+        pairs = self.user_of * self.n_items + self.items
+        repeat = np.ones(len(pairs), dtype=bool)
+        repeat[np.unique(pairs, return_index=True)[1]] = False  # the index of the first of each
+        return repeat
+
     def positions(self, phase: Phase) -> NDArray[np.int64]:
         """int64 [n_users]: the position of each user's held-out item, in user order."""
         return self.offsets[1:] - (1 if phase == "test" else 2)

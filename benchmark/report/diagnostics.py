@@ -56,7 +56,7 @@ def codes_table(result: DatasetResults) -> Table | None:
         Column("perplexity", "Perplexity"), Column("balance", "Balance"),
     )  # fmt: skip
     caption = (
-        f"Semantic IDs on {result.dataset}, means over seeds, levels separated by slashes. A hit "
+        f"Semantic IDs on {result.heading}, means over seeds, levels separated by slashes. A hit "
         "counts the target item; 'codes' counts its codes without the suffix, whichever item has "
         "them, and inflation is what that adds. Collision rate = 1 - distinct code tuples / "
         "items; balance = 1 - sum_k |n_k - N/K| / (2N); perplexity = exp(entropy) of code use."
@@ -95,7 +95,7 @@ def efficiency_table(result: DatasetResults) -> Table:
         Column("threads", "Threads"),
     )  # fmt: skip
     caption = (
-        f"Cost on {result.dataset}, means over seeds. Times are wall-clock and include whatever "
+        f"Cost on {result.heading}, means over seeds. Times are wall-clock and include whatever "
         "else the machine was doing; compare them only on the same device and threads."
     )
     return Table(f"{result.dataset}-efficiency", pd.DataFrame(rows), columns, caption)
@@ -113,7 +113,7 @@ def training_table(result: DatasetResults) -> Table | None:
         Column("last", "|dL_rec|, last", significant), Column("verdict", "L_rec gradient"),
     )  # fmt: skip
     caption = (
-        f"Training on {result.dataset}. Epochs and best epoch by seed; the rest are means over "
+        f"Training on {result.heading}. Epochs and best epoch by seed; the rest are means over "
         "seeds and levels. Signal to noise: median gap between a level's best two logits over "
         "the noise, last epoch. Drift: share of items whose codes change in an epoch, mean over "
         "epochs. |dL_rec|: norm of the recommendation loss's gradient on the codebooks in the "

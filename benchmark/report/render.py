@@ -73,7 +73,7 @@ class _Section:
     def __init__(self, result: DatasetResults, made: list[Table], drawn: list[Drawing]) -> None:
         self.tables = made
         markup = Markdown()
-        lines = [f"## {markup.escape(result.dataset)}", "", protocol_line(result), ""]
+        lines = [f"## {markup.escape(result.heading)}", "", protocol_line(result), ""]
         lines += [f"    {line}" for line in sanity_lines(result)] + [""]
         for table in made:
             heading = table.name.removeprefix(f"{result.dataset}-").capitalize()

@@ -43,8 +43,8 @@ def dataset_table(results: Iterable[DatasetResults]) -> Table:
                 "mean": interactions / users,
                 "evaluated": len(result.users),
                 "limits": ", ".join(protocol_limits(info)) or "none",
-                "text": _first_fact(result, "text_source"),
-                "encoder": _first_fact(result, "encoder"),
+                "text": result.fact("text_source"),
+                "encoder": _encoder(result),
             }
         )
     columns = (
@@ -92,17 +92,19 @@ def overall_table(result: DatasetResults) -> Table:
                     f"{name}/mark",
                 )
             )
-    reported = [row for row in reported_rows(result.dataset) if row["ndcg@10"] is not None]
+    reported = [row for row in reported_rows(result) if row["ndcg@10"] is not None]
     if reported and 10 in result.ks:
         frame["reported"] = [
             "; ".join(f"{r['ndcg@10']:.4f}" for r in reported if is_reported_as(m, r)) or None
             for m in result.methods
         ]
         columns.append(Column("reported", "Reported NDCG@10"))
+    notes = [*_seed_notes(result), *_method_notes(result), *result.notes]
+    if "reported" in frame:
+        notes.append(_inputs_note(result))
     return Table(
-        f"{result.dataset}-overall", frame, tuple(columns), _overall_caption(result),
-        (*_seed_notes(result), *_method_notes(result), *result.notes),
-    )  # fmt: skip
+        f"{result.dataset}-overall", frame, tuple(columns), _overall_caption(result), tuple(notes)
+    )
 
 
 def _marks(result: DatasetResults, metric: str, k: int) -> dict[str, str]:
@@ -126,7 +128,7 @@ def _overall_caption(result: DatasetResults) -> str:
     pairs = len(result.methods) * (len(result.methods) - 1) // 2
     tests = " and ".join(test.label for test in TESTS.values())
     return (
-        f"Results on {result.dataset}: mean ± standard deviation over seeds of the mean over "
+        f"Results on {result.heading}: mean ± standard deviation over seeds of the mean over "
         f"{len(result.users):,} test users. Best value bold, second underlined. {BETTER} above, "
         f"{WORSE} below the best baseline of the column: {tests} on per-user values averaged over "
         f"seeds (n = {len(result.users):,} users) both give p < {ALPHA} after Holm's correction "
@@ -163,12 +165,20 @@ def _method_notes(result: DatasetResults) -> list[str]:
     for value in (True, False):
         if value in excluded:
             notes.append(f"Items already seen {texts[value]}: {'; '.join(excluded[value])}.")
+    lost = (result.fact("repeated_targets") or {}).get("test", 0)
+    if True in excluded and lost:
+        notes.append(
+            f"{lost:,} of the {len(result.users):,} test targets are items that the user had "
+            "before: whoever leaves out seen items cannot hit them."
+        )
     return notes
 
 
-def reported_rows(dataset: str) -> list[dict[str, Any]]:
+def reported_rows(result: DatasetResults) -> list[dict[str, Any]]:
     """Numbers reported elsewhere: dicts with method, source and one key a metric (None: the
-    source at hand does not give it). Empty for data sets nobody reported."""
+    source at hand does not give it). Empty for data sets nobody reported. A data set's versions
+    with other texts, and samples of it, stand beside the numbers of the same paper's data set."""
+    dataset = result.fact("paper") or result.dataset
     stored = json.loads(REPORTED.read_text(encoding="utf-8"))
     return [
         {"method": row["method"], "source": row["source"],
@@ -185,7 +195,7 @@ def is_reported_as(method: MethodRuns, row: dict[str, Any]) -> bool:
 
 def reported_table(result: DatasetResults) -> Table | None:
     """Reported numbers beside ours; None where there are none."""
-    reported = reported_rows(result.dataset)
+    reported = reported_rows(result)
     if not reported:
         return None
     names = [key for key in reported[0] if key not in ("method", "source")
@@ -203,14 +213,20 @@ def reported_table(result: DatasetResults) -> Table | None:
                     Column(f"{name}/ours", "ours", fixed(4)),
                     Column(f"{name}/change", "change", percent)]  # fmt: skip
     notes = [f"Source {number}: {source}." for number, source in enumerate(sources, 1)]
-    limits = ", ".join(protocol_limits(result.runs[0].info)) or "none"
-    notes.append(
-        f"Set beside, not judged: inputs may differ. Ours: text encoder "
-        f"{_first_fact(result, 'encoder') or 'none'}, limits of the protocol: {limits}."
-    )
-    caption = f"Numbers reported elsewhere for {result.dataset} beside ours (mean over seeds)."
+    notes.append(_inputs_note(result))
+    caption = f"Numbers reported elsewhere for {result.heading} beside ours (mean over seeds)."
     return Table(
         f"{result.dataset}-reported", pd.DataFrame(rows), tuple(columns), caption, tuple(notes)
+    )
+
+
+def _inputs_note(result: DatasetResults) -> str:
+    """What ours were made from, which decides whether a reported number can be compared."""
+    limits = ", ".join(protocol_limits(result.runs[0].info)) or "none"
+    return (
+        f"Reported numbers are set beside ours, not judged: inputs may differ. Ours: item text "
+        f"{result.fact('text_source') or 'none'}; text encoder {_encoder(result) or 'none'}; "
+        f"limits of the protocol: {limits}."
     )
 
 
@@ -251,7 +267,7 @@ def pairwise_table(result: DatasetResults, metric: str = "ndcg") -> Table | None
                     Column(f"{test.name}_p_holm", "p, Holm", p_value)]  # fmt: skip
     columns.append(Column("found", f"all p < {ALPHA}"))
     caption = (
-        f"Every pair of methods on {result.dataset}, {METRICS[metric].label}@{k}, paired by user "
+        f"Every pair of methods on {result.heading}, {METRICS[metric].label}@{k}, paired by user "
         f"(n = {len(result.users):,}), per-user values averaged over seeds. Holm's correction is "
         f"over the {len(frame)} pairs of this table; d_z is Cohen's d of the paired differences."
     )
@@ -260,10 +276,9 @@ def pairwise_table(result: DatasetResults, metric: str = "ndcg") -> Table | None
     )
 
 
-def _first_fact(result: DatasetResults, name: str) -> str | None:
-    """The first run's word on the data set that is not empty."""
-    facts = (run.info.get("dataset_info", {}).get(name) for run in result.runs)
-    fact = next((fact for fact in facts if fact), None)
+def _encoder(result: DatasetResults) -> str | None:
+    """Name of the text encoder; None where no run had one."""
+    fact = result.fact("encoder")
     if isinstance(fact, Mapping):  # an encoder with all its settings; its path stays out of tables
         fact = fact.get("name") or f"{fact.get('source')}, {fact.get('dimension')}-d"
     return None if fact is None else str(fact)
