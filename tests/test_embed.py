@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,9 @@ import pytest
 
 from benchmark.data import embed
 from benchmark.data import encode as encode_module
+from benchmark.data.batch import TextSize, fit, text_size
 from benchmark.data.embed import Embeddings, EncodeOptions, item_embeddings
-from benchmark.data.encode import TextSize, choose_device, fit, text_size
+from benchmark.data.encode import choose_device
 from benchmark.data.encoder import (
     OFFLINE_MODELS,
     EncoderConfig,
@@ -439,13 +441,41 @@ def test_interruption_does_not_wait_for_the_batch(tmp_path: Path, use_model: Use
                 time.sleep(0.001)
             return np.ones((len(texts), 1), "f4")
 
-    threads = torch.get_num_threads()
     use_model(Slow(torch.nn.Linear(1, 1)))
     with pytest.raises(KeyboardInterrupt):
         embed_items(MINILM, tmp_path, MANY[: 2 * CHUNK], workers=2)
     assert 0 < len(ran) < layers
     assert not [t for t in threading.enumerate() if t.name.startswith("encode")]
-    assert torch.get_num_threads() == threads
+
+
+def test_reason_is_found_among_threads_that_were_stopped(
+    tmp_path: Path, use_model: UseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def last_first(futures: list[Future[None]]) -> list[Future[None]]:
+        return sorted(wait(futures).done, key=futures.index, reverse=True)
+
+    def fail(texts: list[str], batch: int) -> None:
+        raise ValueError("no such word")
+
+    monkeypatch.setattr(encode_module, "as_completed", last_first)
+    use_model(FakeModel(fail))
+    with pytest.raises(UserError, match="no such word"):
+        embed_items(MINILM, tmp_path, MANY, workers=1)
+
+
+def test_torch_gets_its_threads_back(tmp_path: Path, use_model: UseModel) -> None:
+    import torch
+
+    used: list[int] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        use_model(FakeModel(lambda texts, batch: used.append(torch.get_num_threads())))
+        embed_items(MINILM, tmp_path, MANY[: 2 * CHUNK], workers=2)
+        assert used == [1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("method", ["preprocess", "tokenize"])
@@ -655,6 +685,8 @@ def test_size_comes_from_the_model(tiny: TinyModel) -> None:
     short = text_size(model, ["é", "a"])
     assert short is not None
     assert short.tokens == 2 + 16
+    model.max_seq_length = 20
+    assert text_size(model, ["a" * 100]) == text_size(model, ["a" * 4])
     assert text_size(FakeModel(), ["a"]) is None
 
 
