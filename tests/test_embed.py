@@ -21,13 +21,8 @@ from benchmark.data import encode as encode_module
 from benchmark.data.batch import TextSize, fit, text_size
 from benchmark.data.embed import Embeddings, EncodeOptions, item_embeddings
 from benchmark.data.encode import choose_device
-from benchmark.data.encoder import (
-    OFFLINE_MODELS,
-    EncoderConfig,
-    load_model,
-    model_folder,
-    render,
-)
+from benchmark.data.encoder import OFFLINE_MODELS, EncoderConfig, render
+from benchmark.data.model import load_model, model_folder
 from benchmark.data.prepare import Prepared
 from benchmark.errors import UserError
 from benchmark.store import sha256_file
@@ -558,6 +553,18 @@ def test_folder_of_transformers_alone_gets_mean_pooling(tmp_path: Path, tiny: Ti
     assert np.array_equal(whole, plain)
     cls = embed_items(local(tiny.whole, pooling="cls"), tmp_path).values
     assert not np.allclose(whole, cls, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["plain", "whole"])
+def test_weights_of_another_model_are_refused(kind: str, tiny: TinyModel, tmp_path: Path) -> None:
+    """The loader would fill the model with random numbers: each call would give other vectors."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(getattr(tiny, kind), tmp_path / "model")
+    weights = folder / "model.safetensors"
+    save_file({f"other{n}": value for n, value in enumerate(load_file(weights).values())}, weights)
+    with pytest.raises(UserError, match=r"only 0 of the .* tensors .* are in its .safetensors"):
+        embed_items(local(folder), tmp_path)
 
 
 def edit_json(path: Path, **changes: Any) -> None:

@@ -18,7 +18,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from benchmark.data.encode import EncodeOptions, encode
-from benchmark.data.encoder import EncoderConfig, model_files, model_folder
+from benchmark.data.encoder import EncoderConfig
+from benchmark.data.model import model_files, model_folder
 from benchmark.data.source import Vectors
 from benchmark.data.vectors import Embeddings, open_npy, table_embeddings
 from benchmark.errors import UserError

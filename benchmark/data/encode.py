@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmark.data.batch import fit, text_size
-from benchmark.data.encoder import EncoderConfig, load_model, unusable
+from benchmark.data.encoder import EncoderConfig
+from benchmark.data.model import load_model, unusable
 from benchmark.data.vectors import Parts, finish
 from benchmark.errors import UserError
 
