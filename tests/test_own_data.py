@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark.data.atomic import reading
 from benchmark.data.download import Downloads
 from benchmark.data.files import OwnFiles, default_name
 from benchmark.data.interactions import Rows, canonical
 from benchmark.data.source import ItemText
+from benchmark.data.textfile import reading
 from benchmark.errors import UserError
 
 FORMATS = (".inter", ".csv", ".tsv", ".parquet")

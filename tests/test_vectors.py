@@ -110,12 +110,12 @@ def test_error_names_the_row_of_the_table(table: Path) -> None:
         ({"B001": "1"}, "the row of 'B001' is '1', not"),
         ({"B001": None}, "not a whole number"),
         ({"B001": {"row": 1}}, "not a whole number"),
-        (b'{"B001": 1, "77": 2, "B001": 3}', "not usable JSON: 'B001' appears twice"),
+        (b'{"B001": 1, "77": 2, "B001": 3}', "the key 'B001' appears twice"),
         (b'{"B001": NaN}', "not a whole number"),
-        (b'{"B001": ' + b"9" * 5000 + b"}", "not usable JSON"),
+        (b'{"B001": ' + b"9" * 5000 + b"}", "not JSON of this kind"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
-        (b"", "not usable JSON"),
+        (b"", "not JSON of this kind"),
         (b"\xff\xfe{", "not UTF-8"),
         ({"B001": 1, "77": 2}, "lacks 1 of the data set's 3 items, such as 'x y'"),
         ({}, "lacks 3 of the data set's 3 items, such as 'B001'"),
@@ -139,7 +139,7 @@ def test_byte_order_mark_is_accepted(tmp_path: Path) -> None:
 
 def test_missing_files(table: Path) -> None:
     gone = str(table.with_name("gone"))
-    with pytest.raises(UserError, match=r"encoder.rows: .*gone cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"gone does not exist"):
         take(EncoderConfig("mine", "npy", path=str(table), rows=gone))
     with pytest.raises(UserError, match=r"encoder.path: .*gone does not exist"):
         take(EncoderConfig("mine", "npy", path=gone))

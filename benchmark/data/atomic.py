@@ -2,64 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmark.data.interactions import Rows
 from benchmark.data.source import ItemText
+from benchmark.data.textfile import text_lines
 from benchmark.errors import UserError
 
 ATOMIC_TYPES = ("token", "token_seq", "float", "float_seq")
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Whatever reading the file may raise in the block ends in a UserError of one line."""
-    try:
-        # A pipe would be empty the second time, and might wait for ever the first time.
-        if path.exists() and not path.is_file():
-            kind = "a folder" if path.is_dir() else "not a regular file"
-            raise UserError(f"{path} cannot be read: it is {kind}")
-        yield
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except MemoryError:
-        raise UserError(
-            f"{path} cannot be read: it is damaged, or needs more memory than there is"
-        ) from None
-    except (
-        OSError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError,
-        RecursionError, csv.Error, pa.ArrowException,
-    ) as error:  # fmt: skip
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise UserError(
-            f"{path} cannot be read: {' '.join(reason.split())[:300] or type(error).__name__}"
-        ) from None
-
-
-def text_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, line ends included, without a byte-order mark.
-
-    Lines end at a newline only: other characters that str.splitlines knows may be in a title.
-
-    Raises:
-        UserError: the file is missing, unreadable or not UTF-8.
-    """
-    with reading(path), path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise UserError(f"{path}, line {number}: not UTF-8 text") from None
 
 
 def finite_numbers(

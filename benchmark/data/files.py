@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.atomic import atomic_header, read_atomic, reading
+from benchmark.data.atomic import atomic_header, read_atomic
 from benchmark.data.download import Downloads
 from benchmark.data.interactions import Rows
 from benchmark.data.source import ItemText, check_keys
 from benchmark.data.tables import ParquetTable, Table, TextTable
+from benchmark.data.textfile import reading
 from benchmark.errors import UserError
 from benchmark.store import sha256_file
 

@@ -9,8 +9,6 @@ j of user i names the same item in both, which maps one numbering to the other.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,53 +16,10 @@ from typing import Any
 from benchmark.data.download import Downloads, RemoteFile
 from benchmark.data.interactions import Rows
 from benchmark.data.source import ItemText, Vectors, check_keys, pinned_file
+from benchmark.data.textfile import read_json_object, text_lines
 from benchmark.errors import UserError
 
 PINS = ("repository", "commit", "url")
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object whose keys are all different.
-
-    Raises:
-        UserError: the file is missing, is not JSON, or holds something else.
-    """
-    try:
-        value = json.loads(read_text(path), object_pairs_hook=_without_repeats)
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    except RecursionError:
-        raise UserError(f"{path} is not JSON of this kind: it is nested too deeply") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}")
-    if "" in value:
-        raise UserError(f"{path} has an entry without a name")
-    try:
-        "".join(value).encode()
-    except UnicodeEncodeError:  # half a character can be written as \\ud800
-        raise UserError(f"{path} has a name that is not Unicode text") from None
-    return value
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte-order mark; errors: UserError."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 text") from None
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise ValueError(f"the key {twice[:40]!r} appears twice")
-    return value
 
 
 def read_letter_rows(path: Path) -> Rows:
@@ -150,7 +105,7 @@ def read_user_sequences(path: Path) -> list[list[str]]:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """(number from 1, line) of a text file's lines; blank ones are an error but at the end."""
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    lines = [line.removesuffix("\n").removesuffix("\r") for line in text_lines(path)]
     while lines and not lines[-1]:
         lines.pop()
     if not lines:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmark.data.letter import read_json_object
 from benchmark.data.split import Split
+from benchmark.data.textfile import read_json_object
 from benchmark.errors import UserError
 
 CUT = 50  # items of a history that the released rows keep, the last ones

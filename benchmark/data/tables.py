@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmark.data.atomic import finite_numbers, reading, text_lines
+from benchmark.data.atomic import finite_numbers
+from benchmark.data.textfile import reading, text_lines
 from benchmark.errors import UserError
 
 ISO_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"

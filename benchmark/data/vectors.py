@@ -8,7 +8,6 @@ import io
 import json
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.encoder import EncoderConfig
 from benchmark.data.source import Vectors
+from benchmark.data.textfile import read_json_object
 from benchmark.errors import UserError
 from benchmark.store import atomic, sha256_file, sha256_json, write_json
 
@@ -112,31 +112,12 @@ def read_rows(path: Path) -> dict[str, int]:
     Raises:
         UserError: the file is missing or holds anything else.
     """
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique)
-    except OSError as error:
-        raise UserError(f"encoder.rows: {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not usable JSON: {error}") from None
-    except RecursionError:
-        raise UserError(f"{path} is not usable JSON: it is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object: item token to row")
+    content = read_json_object(path)
     for token, row in content.items():
         if type(row) is not int:
             shown = repr(row)[:40]
             raise UserError(f"{path}: the row of {token[:40]!r} is {shown}, not a whole number")
     return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"{twice[:40]!r} appears twice")
-    return result
 
 
 def _mapped(
