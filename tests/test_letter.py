@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.data.download import Unavailable
+from benchmark.data.config import DatasetConfig
+from benchmark.data.download import MIRROR_VARIABLE, OFFLINE_VARIABLE, Unavailable
+from benchmark.data.encoder import EncoderConfig
 from benchmark.data.interactions import canonical
 from benchmark.data.letter import (
     match_items,
@@ -22,6 +27,7 @@ from benchmark.data.letter import (
 )
 from benchmark.data.prepare import Prepared, prepare
 from benchmark.data.source import ItemText
+from benchmark.data.sources import open_source
 from benchmark.data.split import Phase, Split
 from benchmark.errors import UserError
 from benchmark.recommender import BenchmarkData
@@ -129,6 +135,120 @@ def test_items_are_matched_by_position(write_atomic: Write) -> None:
     ):
         with pytest.raises(UserError, match=message):
             match_items(rows, sequences, where)
+
+
+# --- as sources -----------------------------------------------------------------------------
+
+FILES = {
+    "letter/a.inter.json": b'{"0": [0, 1, 0], "1": [2, 1, 0, 1]}',
+    "letter/a.item.json": b'{"0": {"title": "Soap", "description": "Pears"}}',
+    "idgenrec/phrases.txt": b"C blue jar\nA red soap\nB \nZ unknown\n",
+    "idgenrec/sequences.txt": b"ann A B A\nbob C B A B\n",
+}
+
+
+def options(kind: str, files: dict[str, bytes] = FILES) -> dict[str, Any]:
+    """A source's options that pin the files."""
+
+    def pin(name: str) -> dict[str, str]:
+        return {"path": f"x/{name}", "name": name.partition("/")[2],
+                "sha256": hashlib.sha256(files[name]).hexdigest()}  # fmt: skip
+
+    pins = {"repository": "somewhere", "commit": "c0ffee", "url": "http://127.0.0.1:9/{path}"}
+    source = {"kind": kind, **pins, "interactions": pin("letter/a.inter.json")}
+    if kind == "letter":
+        return {**source, "items": pin("letter/a.item.json"), "text": "title"}
+    phrases, sequences = pin("idgenrec/phrases.txt"), pin("idgenrec/sequences.txt")
+    return {**source, "texts": {**pins, "phrases": phrases, "sequences": sequences}}
+
+
+@pytest.fixture
+def small_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "mirror"
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    monkeypatch.setenv(MIRROR_VARIABLE, str(folder))
+    monkeypatch.setenv(OFFLINE_VARIABLE, "1")
+    return folder
+
+
+def config_of(source: dict[str, Any]) -> DatasetConfig:
+    return DatasetConfig("toy", "Toy", source, EncoderConfig("m", "path", path="unused"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [("letter", ["Soap. Pears", "", ""]), ("idgenrec", ["red soap", "", "blue jar"])],
+)
+def test_texts_come_to_their_items(
+    small_mirror: Path, tmp_path: Path, kind: str, texts: list[str]
+) -> None:
+    done = prepare(config_of(options(kind)), 50, None, tmp_path / "cache", "texts")
+    assert done.interactions.texts == texts
+    assert done.data.split.items.tolist() == [0, 1, 0, 2, 1, 0, 1]
+    assert done.manifest["items_without_text"] == texts.count("")
+    assert done.manifest["facts"]["repeats"]["users"] == 2
+    encoder = EncoderConfig("m", "path", path="unused", template="A {title}!")
+    other = replace(config_of(options(kind)), encoder=encoder)
+    again = prepare(other, 50, None, tmp_path / "cache", "texts").interactions.texts
+    assert again == [f"A {text.partition('.')[0]}!" if text else "" for text in texts]
+
+
+@pytest.mark.parametrize("kind", ["letter", "idgenrec"])
+def test_identity_is_the_content_of_every_file(kind: str) -> None:
+    identity = open_source(options(kind)).identity
+    used = [name for name in FILES if name.startswith("letter/a.inter") or kind in name]
+    for name in used:
+        other = open_source(options(kind, {**FILES, name: b"other"})).identity
+        assert other != identity, name
+    moved = {**options(kind), "url": "https://elsewhere/{path}"}
+    assert open_source(moved).identity == identity
+
+
+def test_texts_are_read_again_where_only_the_interactions_changed(
+    small_mirror: Path, tmp_path: Path
+) -> None:
+    """The interactions decide which key phrase an item gets."""
+    name = "letter/a.inter.json"
+    before = prepare(config_of(options("idgenrec")), 50, None, tmp_path / "cache", "texts")
+    files = {**FILES, name: b'{"0": [1, 0, 1], "1": [2, 0, 1, 0]}'}
+    (small_mirror / name).write_bytes(files[name])
+    after = prepare(config_of(options("idgenrec", files)), 50, None, tmp_path / "cache", "texts")
+    assert before.interactions.texts == ["red soap", "", "blue jar"]
+    assert after.interactions.texts == ["", "red soap", "blue jar"]
+    source = open_source(options("idgenrec"))
+    assert set(source.row_inputs()) < set(source.text_inputs())
+
+
+def test_an_item_without_a_phrase_line_and_texts_of_other_items(
+    small_mirror: Path, tmp_path: Path
+) -> None:
+    files = {**FILES, "idgenrec/phrases.txt": b"A red soap\nB jar\n",
+             "letter/a.item.json": b'{"77": {"title": "Soap"}}'}  # fmt: skip
+    for name, content in files.items():
+        (small_mirror / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"phrases\.txt has no key phrase for the item C"):
+        prepare(config_of(options("idgenrec", files)), 50, None, tmp_path / "cache", "texts")
+    with pytest.raises(UserError, match=r"none of the 3 items has a text in letter/a\.item\.json"):
+        prepare(config_of(options("letter", files)), 50, None, tmp_path / "cache", "texts")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"url": "http://127.0.0.1/{commit}/{branch}"}, "cannot be filled in"),
+        ({"url": "ftp://127.0.0.1/{path}"}, "must start with http"),
+        ({"interactions": {"path": "a"}}, "needs a sha256 or a git_blob"),
+        ({"interactions": {"path": "a", "sha256": "0"}}, "64 hexadecimal digits"),
+        ({"interactions": {"path": "a", "md5": "0"}}, "source.interactions has no key 'md5'"),
+        ({"interactions": {"path": "a", "name": "../b", "sha256": "0" * 64}}, "plain relative"),
+        ({"colour": "red"}, "source has no key 'colour'"),
+    ],
+)
+def test_impossible_pins_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_source({**options("letter"), **change})
 
 
 # --- the split of what LETTER's files say, as properties ------------------------------------
@@ -284,7 +404,7 @@ def test_texts_that_cannot_be_had(
 ) -> None:
     if (data_cache / "downloads" / "letter" / f"{file}.item.json").exists():
         pytest.skip("the file is at hand")
-    monkeypatch.setenv("DIGER_BENCH_OFFLINE", "1")
+    monkeypatch.setenv(OFFLINE_VARIABLE, "1")
     with pytest.raises(Unavailable) as caught:
         prepare(dataset_config(name), 50, None, data_cache, "texts")
     message = str(caught.value)

@@ -15,8 +15,10 @@ from benchmark.errors import UserError
 from benchmark.prepare import all_datasets, execute
 from tests.conftest import REPO
 
-INTER = "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(
-    f"u{user}\ti{(user + n) % 7}\t{n}\n" for user in range(6) for n in range(5)
+INTER = (
+    "user_id:token\titem_id:token\ttimestamp:float\n"
+    + "".join(f"u{user}\ti{(user + n) % 7}\t{n}\n" for user in range(6) for n in range(5))
+    + "u0\ti7\t9\n"
 )
 ITEM = "item_id:token\ttitle:token_seq\n" + "".join(f"i{n}\tThing {n}\n" for n in range(7))
 
@@ -136,9 +138,15 @@ def test_own_data(own_files: list[str], capsys: pytest.CaptureFixture[str]) -> N
     execute([*own_files, "--no-embeddings", "dataset.filters.item_core=3"])
     out = capsys.readouterr().out
     assert out.startswith("shop-a (shop-a)\n")
-    assert re.search(r"^  users +6$", out, re.MULTILINE)
+    assert re.search(r"^  items +7$", out, re.MULTILINE)
     assert re.search(r"^  k-core +users 0, items 3: ", out, re.MULTILINE)
     assert re.search(r"^  text source +Shop A.item: title; 0 items without$", out, re.MULTILINE)
+    # The same file and cache under other filters is another data set.
+    # The same file and cache under other filters are another data set.
+    execute([*own_files, "--no-embeddings"])
+    out = capsys.readouterr().out
+    assert re.search(r"^  items +8$", out, re.MULTILINE)
+    assert re.search(r"^  text source +Shop A.item: title; 1 items without$", out, re.MULTILINE)
 
 
 def test_own_data_runs_by_the_same_road(own_files: list[str]) -> None:

@@ -56,6 +56,12 @@ def test_padding_is_on_the_right(tiny_split: Split) -> None:
     assert tiny_split.histories(np.array([], dtype=np.int64))[0].shape == (0, 0)
 
 
+def test_repeats_by_hand(tiny_split: Split) -> None:
+    assert np.flatnonzero(tiny_split.is_repeat).tolist() == [9]  # the second 2 of user 2
+    again = make_split([[3, 3, 3], [3, 4, 5, 4]], n_items=6)
+    assert again.is_repeat.tolist() == [False, True, True, False, False, False, True]
+
+
 def test_seen_is_not_cut(tiny_split: Split) -> None:
     short = replace(tiny_split, max_history=1)
     assert short.seen(0, "valid").tolist() == [0, 1, 2]
