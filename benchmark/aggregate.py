@@ -86,13 +86,22 @@ class DatasetResults:
         return next((fact for fact in facts if fact), None)
 
     @property
+    def text_sources(self) -> list[str]:
+        """What the semantic IDs of these runs were made from, in words. Runs without any are
+        asked only where there are no others: they may have been given no texts."""
+        runs = [run for run in self.runs if run.info.get("embeddings_sha256")] or self.runs
+        words = [(run.info.get("dataset_info") or {}).get("text_source") for run in runs]
+        return list(dict.fromkeys(word for word in words if word))
+
+    @property
     def heading(self) -> str:
         """The data set as tables name it. What the items' texts are is part of its name: the same
         interactions with other texts are another data set for a generative method."""
         label = self.fact("label") or self.dataset
         sample = self.fact("sampled_users")
         users = f", {sample} users" if sample else ""
-        return f"{label} ({self.dataset}{users}; item text: {self.fact('text_source') or 'none'})"
+        texts = " and, in other runs, ".join(self.text_sources) or "none"
+        return f"{label} ({self.dataset}{users}; item text: {texts})"
 
     @property
     def headline_k(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from benchmark.data.config import OWN_DATA, DatasetConfig
+from benchmark.data.config import DatasetConfig, suite_datasets
 from benchmark.data.embed import EncodeOptions
 from benchmark.errors import UserError
 from benchmark.recommender import Recommender
-from benchmark.store import Cell, sha256_file, sha256_json
+from benchmark.store import Cell, sha256_json
 
 CONF = Path(__file__).parent / "conf"
-
-# Invariants check what is there and decide nothing; the user's own files count by their content.
-_NOT_IDENTITY = ("invariants", *OWN_DATA)
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,6 @@ class Settings:
     """One cell's settings, resolved and checked; ``method`` is what its class is made from."""
 
     dataset: DatasetConfig
-    dataset_config: Mapping[str, Any]
     protocol: Protocol
     method_name: str
     method_label: str
@@ -81,15 +78,11 @@ class Settings:
     cache: Path
     embedding: EncodeOptions
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, the seed apart; its hash is in the cell's path."""
         return {
-            "dataset": {
-                **{k: v for k, v in self.dataset_config.items() if k not in _NOT_IDENTITY},
-                "source": self.dataset.identity,
-            },
-            **self._vectors(),
+            "dataset": self.dataset.identity(),
             "protocol": {
                 "max_history": self.protocol.max_history,
                 "train_prefixes": self.protocol.train_prefixes,
@@ -98,17 +91,6 @@ class Settings:
             },
             "method": dict(self.method),
             "exclude_seen": self.exclude_seen,
-        }
-
-    def _vectors(self) -> dict[str, str]:
-        """Hash of a file of item vectors, and of its map from items to rows, whose paths alone do
-        not tell what is in them."""
-        encoder = self.dataset_config.get("encoder") or {}
-        files = {"vectors": encoder.get("path"), "rows": encoder.get("rows")}
-        return {
-            key: sha256_file(Path(path))
-            for key, path in files.items()
-            if path is not None and Path(path).is_file()
         }
 
     @property
@@ -137,7 +119,11 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException, OSError) as error:
-        raise UserError(one_line(error)) from None
+        text = one_line(error)
+        if "Could not find 'dataset/" in text:  # Hydra does not list what is in folders
+            text = f"{text.partition(' Available')[0]}: there are {', '.join(suite_datasets())}"
+            text += ", custom (and samples of these with dataset.users=)"
+        raise UserError(text) from None
     except ValueError as error:  # such as method=null, which Hydra does not name itself
         raise UserError(f"{' '.join(overrides)}: {one_line(error)}") from None
 
@@ -191,9 +177,9 @@ def settings_from(config: DictConfig) -> Settings:
     except (ValueError, TypeError) as error:
         raise UserError(one_line(error)) from None
     return Settings(
-        dataset, plain["dataset"], protocol, name, label, method, plain["exclude_seen"],
+        dataset, protocol, name, label, method, plain["exclude_seen"],
         seed, str(plain["device"]), threads,
-        Path(plain["results"]), Path(plain["reports"]), Path(plain["cache"]),
+        Path(plain["results"]), Path(plain["reports"]), Path(plain["cache"] or ".cache"),
         embedding,
     )  # fmt: skip
 

@@ -7,17 +7,16 @@ interactions and splits where texts or embeddings cannot be had. Anything else i
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmark.config import CONF, Settings, compose_config, settings_from
+from benchmark.config import Settings, compose_config, settings_from
+from benchmark.data.config import suite_datasets
 from benchmark.data.download import Unavailable
 from benchmark.data.prepare import Need, Prepared, invariant_rows, prepare
 from benchmark.errors import UserError
 from benchmark.guard import guard
-from benchmark.run import check_writable
 
 FLAGS = ("--no-embeddings", "--best-effort")
 LABEL_WIDTH = 17
@@ -42,7 +41,6 @@ def prepare_dataset(settings: Settings, embed: bool) -> Outcome:
         Unavailable: the interactions cannot be had.
         UserError: bad input files, or invariants that do not hold; all were printed.
     """
-    check_writable(settings.cache)
     dataset = settings.dataset
     done = _prepare(settings, "rows")
     print(f"{dataset.label} ({dataset.store_name})")
@@ -172,20 +170,12 @@ def _text_facts(done: Prepared) -> list[tuple[str, str]]:
         source += f"; {manifest['items_without_text']:,} items without"
     rows = [("text source", source)]
     if done.data.embeddings is None:
-        return rows
+        return [*rows, ("embeddings", "not made")]
     n, width = done.data.embeddings.shape
     rows.append(("embeddings", f"{n:,} x {width}, {manifest['encoder']['name']}"))
-    rows.append(("embeddings sha256", f" {done.data.embeddings_sha256}"))
-    return rows
-
-
-def all_datasets() -> list[str]:
-    """Every data set of the suite in full: neither samples nor the user's own."""
-    folder = CONF / "dataset"
-    names = sorted(
-        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
-    )
-    return [name for name in names if name != "custom" and not re.search(r"-\d+u$", name)]
+    rows.append(("recipe sha256", f"{done.data.embeddings_sha256} (texts and encoder)"))
+    made = manifest["embeddings_made"].get("values_sha256")
+    return [*rows, ("vectors sha256", made)] if made else rows
 
 
 def prepare_everything(overrides: Sequence[str], embed: bool) -> None:
@@ -196,7 +186,7 @@ def prepare_everything(overrides: Sequence[str], embed: bool) -> None:
     """
     settings_from(compose_config(overrides))  # a bad override is bad for all of them
     lines, wrong = [], []
-    for name in all_datasets():
+    for name in suite_datasets():
         try:
             settings = settings_from(compose_config([*overrides, f"dataset={name}"]))
             problem = prepare_dataset(settings, embed).problem
@@ -219,6 +209,9 @@ def execute(arguments: Sequence[str]) -> None:
     Raises:
         UserError: bad arguments or input, or something that cannot be had.
     """
+    if {"-h", "--help"} & set(arguments):
+        print((__doc__ or "").strip())
+        return
     overrides = [argument for argument in arguments if argument not in FLAGS]
     for argument in overrides:
         if argument.startswith("-"):

@@ -93,13 +93,23 @@ def show_checkpoint(name: str, overrides: Sequence[str]) -> None:
         checkpoint = load_checkpoint(path, trusted)
         print(f"{path}: sha256 {checkpoint.sha256}")
         for key, value in sorted(checkpoint.settings.items()):
-            print(f"  {key} = {value!r}")
+            print(f"  {_shown(key)} = {value!r}")
         for key, tensor in checkpoint.state.items():
-            print(f"  {key}: {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}")
+            print(
+                f"  {_shown(key)}: {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+            )
+
+
+def _shown(key: str) -> str:
+    """A name out of somebody's file, without what would move a terminal's cursor."""
+    return key if key.isprintable() else repr(key)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Do what the command line says; a difference ends with exit code 2."""
+    if {"-h", "--help"} & set(arguments):
+        print((__doc__ or "").strip())
+        return
     for text in arguments:
         key, _, value = text.partition("=")
         others = [other for other in arguments if other != text]

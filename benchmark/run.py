@@ -32,6 +32,7 @@ from benchmark.recommender import Ranking, Recommender
 
 # A run whose scheduler was killed needs a moment to notice and let go of its cell.
 LOCK_SECONDS = 10
+CACHE_OPTION = "cache= or DIGER_BENCH_CACHE"
 RANK_BATCH = 4096  # users a call of rank(), a bound on memory
 
 
@@ -56,14 +57,14 @@ def limit_threads(threads: int) -> None:
     threadpool_limits(limits=threads)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str = "results=") -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(
-            f"cannot write to {folder} ({error.strerror}); choose another folder with results="
+            f"cannot write to {folder} ({error.strerror}); choose another folder with {option}"
         ) from None
 
 
@@ -126,7 +127,7 @@ def run_cell(settings: Settings, say: Callable[[str], None] = print) -> Path:
     """
     method = build_method(settings)
     check_writable(settings.results)
-    check_writable(settings.cache)
+    check_writable(settings.cache, CACHE_OPTION)
     cell, folder = settings.cell, settings.cell.folder
     if store.is_done(folder):
         say(f"done before: {cell}")

@@ -211,5 +211,25 @@ def test_every_experiment_has_only_good_cells(experiment: str) -> None:
     assert len({cell.name for cell in cells}) == len(cells)
 
 
+@pytest.mark.parametrize(("method", "texts"), [("pop", False), ("tiger", True)])
+def test_an_experiment_embeds_only_for_methods_that_need_it(
+    method: str, texts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And goes on with the other methods where texts cannot be had."""
+    from benchmark import experiment
+
+    commands = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    experiment.prepare_all(experiment.plan("smoke", [f"grid.method=[pop,{method}]"]))
+    (command,) = commands
+    assert "--best-effort" in command
+    assert ("--no-embeddings" in command) == (not texts)
+
+
 def test_unknown_experiment() -> None:
     assert "no experiment 'nonsense'" in one_error(call("benchmark.experiment", "nonsense"))

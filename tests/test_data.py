@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.config import compose_config
 from benchmark.data import sources
 from benchmark.data.download import Downloads
 from benchmark.data.interactions import Rows, canonical, natural_key
@@ -365,9 +366,6 @@ def test_impossible_configs_are_refused(overrides: dict[str, Any], message: str)
 
 
 def test_config_from_hydra() -> None:
-    from omegaconf import OmegaConf
-
-    loaded = OmegaConf.load(REPO / "benchmark" / "conf" / "dataset" / "ml-100k.yaml")
-    config = DatasetConfig.from_mapping(loaded)  # type: ignore[arg-type]
+    config = DatasetConfig.from_mapping(compose_config(["dataset=ml-100k"]).dataset)
     assert config == dataset_config("ml-100k")
     assert type(config.source["text"]) is dict

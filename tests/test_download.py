@@ -25,7 +25,7 @@ from requests.adapters import HTTPAdapter
 
 from benchmark.data import transfer
 from benchmark.data.checksum import mismatch
-from benchmark.data.download import Downloads, RemoteFile, Unavailable
+from benchmark.data.download import Downloads, RemoteFile, Unavailable, _shown
 from benchmark.errors import UserError
 from tests.file_server import (
     Answer,
@@ -605,6 +605,11 @@ def test_mirror_cannot_be_reached(server: FileServer, folder: Path) -> None:
     assert "secret" not in message
 
 
+def test_passwords_are_not_shown() -> None:
+    assert _shown("http://user:pass@word@host:80/a@b") == "http://host:80/a@b"
+    assert _shown("a@b/c") == "a@b/c"  # a folder
+
+
 @pytest.mark.parametrize("kind", ["folder", "url"])
 def test_mirror_with_a_wrong_byte(
     server: FileServer, folder: Path, mirror: Path, kind: str, capfd: pytest.CaptureFixture[str]
@@ -630,6 +635,7 @@ def test_mirror_with_a_wrong_byte(
         shutil.rmtree(folder)
         message = refuse(Downloads(folder, place, offline=True), remote(server.url(NAME)))
         assert ("a wrong copy" in message) == (kind == "folder")
+        assert (hashlib.sha256(wrong).hexdigest() in message) == (kind == "folder")
 
 
 @pytest.mark.parametrize("where", ["nowhere", "a-file", "ftp://127.0.0.1/x"])

@@ -121,8 +121,7 @@ def test_key_changes_with_everything_that_decides(
         (TEXTS, MINILM),
         ([*TEXTS[:2], "x"], MINILM),
         (TEXTS[::-1], MINILM),
-        (TEXTS, replace(MINILM, sha256="0" * 64)),
-        (TEXTS, replace(MINILM, revision="1")),
+        (TEXTS, replace(hub, sha256="0" * 64)),
         (TEXTS, replace(MINILM, normalize=True)),
         (TEXTS, replace(MINILM, pooling="max")),
         (TEXTS, replace(MINILM, template="{title}")),
@@ -151,7 +150,8 @@ def test_damaged_cache_is_made_again(
 
 def test_wrong_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not the expected one"):
-        embed_items(replace(MINILM, sha256="0" * 64), tmp_path)
+        wrong = EncoderConfig("mine", "path", str(model_folder(MINILM)), sha256="0" * 64)
+        embed_items(wrong, tmp_path)
     assert not list(tmp_path.glob("*.npy"))
 
 
@@ -253,6 +253,8 @@ def test_no_texts_and_no_table(tmp_path: Path) -> None:
         ({"source": "hub"}, "full commit"),
         ({"source": "hub", "revision": "main"}, "full commit"),
         ({"sha256": "abc"}, "64 hexadecimal"),
+        ({"sha256": "0" * 64}, "encoder.sha256: the package of all-MiniLM-L6-v2 has 53aa"),
+        ({"revision": "0" * 40}, "encoder.revision: the package of all-MiniLM-L6-v2 has 1110"),
         ({"template": "{price}"}, "must use"),
         ({"template": "text"}, "must use"),
         ({"template": "{title"}, "template"),

@@ -488,9 +488,13 @@ def test_damaged_parquet(tmp_path: Path) -> None:
 
 def test_identity_is_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    here = source_of(
-        write_table(tmp_path / "my.csv", EVENTS), write_table(tmp_path / "i.csv", ITEMS)
-    )
+
+    def source() -> OwnFiles:
+        return source_of(tmp_path / "my.csv", tmp_path / "i.csv")
+
+    write_table(tmp_path / "my.csv", EVENTS)
+    write_table(tmp_path / "i.csv", ITEMS)
+    here = source()
     there = source_of(
         write_table(tmp_path / "b" / "your.csv", EVENTS),
         write_table(tmp_path / "b" / "x.csv", ITEMS),
@@ -506,11 +510,11 @@ def test_identity_is_of_the_content(tmp_path: Path) -> None:
         assert checksum.startswith("sha256:")
         assert checksum in text
     write_table(tmp_path / "i.csv", {**ITEMS, "title": ["new"] * 4})
-    assert here.identity != there.identity
+    assert source().identity != there.identity
     write_table(tmp_path / "i.csv", ITEMS)
-    assert here.identity == there.identity
+    assert source().identity == there.identity
     write_table(tmp_path / "my.csv", {**EVENTS, "timestamp": [1] * 7})
-    assert here.identity != there.identity
+    assert source().identity != there.identity
 
 
 def test_identity_is_of_the_options(tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmark.config import check_cell, compose_config, settings_from
+from benchmark.data.config import suite_datasets
 from benchmark.data.download import MIRROR_VARIABLE, OFFLINE_VARIABLE
 from benchmark.errors import UserError
-from benchmark.prepare import all_datasets, execute
+from benchmark.prepare import execute
 from tests.conftest import REPO
 
 INTER = (
@@ -44,13 +47,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_data_set_is_listed() -> None:
-    assert all_datasets() == [
+    assert suite_datasets() == [
         "beauty", "beauty/keyphrases", "beauty/released", "instruments", "instruments/released",
         "ml-100k", "yelp", "yelp/released",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", all_datasets())
+@pytest.mark.parametrize("name", suite_datasets())
 def test_every_data_set_composes_under_a_name_of_its_own(name: str) -> None:
     settings = check_cell([f"dataset={name}", "method=tiger"])
     assert settings.dataset.store_name == name.replace("/", "-")
@@ -76,7 +79,7 @@ def test_facts_of_ml100k(capsys: pytest.CaptureFixture[str], data_cache: Path) -
         r"  text source +movie_title, release_year, class; 0 items without",
     ):
         assert re.search(f"^{line}$", out, re.MULTILINE), line
-    assert "embeddings" not in out
+    assert re.search("^  embeddings +not made$", out, re.MULTILINE)
 
 
 def test_a_broken_invariant_is_shown_among_those_that_hold(
@@ -165,6 +168,44 @@ def test_own_data_runs_by_the_same_road(own_files: list[str]) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_own_data_keeps_out_of_the_suites_names(tmp_path: Path) -> None:
+    """Results are stored under the name."""
+    (tmp_path / "Yelp.inter").write_text(INTER, encoding="utf-8")
+    own = ["dataset=custom", f"dataset.interactions={tmp_path}/Yelp.inter"]
+    for name in ([], ["dataset.name=beauty-released"], ["dataset.name=ml-100k-150u"]):
+        with pytest.raises(UserError, match="is the name of a data set of the suite"):
+            settings_from(compose_config([*own, *name]))
+    named = settings_from(compose_config([*own, "dataset.name=my-yelp"]))
+    assert named.dataset.store_name == named.dataset.label == "my-yelp"
+
+
+def test_own_vectors_are_called_by_their_file(
+    own_files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "mine.npy", np.ones((8, 3), dtype=np.float32))
+    execute([*own_files, "dataset.encoder.source=npy", f"dataset.encoder.path={tmp_path}/mine.npy"])
+    out = capsys.readouterr().out
+    assert re.search(r"^  text source +none, but the vectors of mine.npy$", out, re.MULTILINE)
+    assert re.search(r"^  embeddings +8 x 3, mine.npy$", out, re.MULTILINE)
+    assert "MiniLM" not in out
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps({f"i{n}": 8 - n for n in range(8)}), encoding="utf-8")
+    execute([*own_files, "dataset.encoder.source=npy", f"dataset.encoder.path={tmp_path}/mine.npy",
+             f"dataset.encoder.rows={rows}", "dataset.encoder.row_base=1"])  # fmt: skip
+    assert re.search(r"^  embeddings +8 x 3, mine.npy$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    execute([flag])
+    assert "--no-embeddings" in capsys.readouterr().out
+
+
+def test_empty_cache_variable_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIGER_BENCH_CACHE", "")
+    assert settings_from(compose_config([])).cache == Path(".cache")
+
+
 def test_identity_of_own_data_is_its_content(own_files: list[str], tmp_path: Path) -> None:
     def identity(overrides: list[str]) -> str:
         return settings_from(compose_config([*overrides, "method=pop"])).cell.config_sha256
@@ -196,7 +237,7 @@ def test_speed_settings_are_no_part_of_the_identity() -> None:
         (["dataset=custom", "dataset.interactions=/no/where.inter"], "/no/where.inter"),
         (["dataset=custom", "dataset.interactions=a.xlsx"], "a.xlsx"),
         (["dataset=all", "embedding.speed=9"], "embedding.speed"),
-        (["dataset=nonsense"], "Could not find 'dataset/nonsense'"),
+        (["dataset=nonsense"], "Could not find 'dataset/nonsense': there are beauty, beauty/key"),
         (["--fast"], "no option --fast"),
         (["dataset=ml-100k", "embedding.batch=0"], "embedding.batch"),
         (["dataset=ml-100k", "embedding.device=tpu"], "embedding.device"),

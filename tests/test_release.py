@@ -33,6 +33,7 @@ from benchmark.data.release_rows import PhaseRows, check_sequences, rebuild
 from benchmark.data.sources import SOURCES
 from benchmark.errors import UserError
 from benchmark.store import sha256_file
+from tests.file_server import FileServer
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/released-data"
@@ -700,6 +701,17 @@ def test_checkpoints_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (path,) = fetch_checkpoint("toys", downloads, hub.url)
     assert path.read_bytes() == data
     assert fetch_checkpoint("toys", downloads, DEAD_HUB) == [path]
+    # A folder whose name looks like an address is a folder.
+    (tmp_path / "httpm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable, match="are not at hand"):
+        fetch_checkpoint("toys", Downloads(tmp_path / "e", "httpm"), DEAD_HUB)
+    # A wrong copy in a mirror does not keep the hub from being asked.
+    name = f"diger_release/rqvae/toys/{digest}.pth"
+    with FileServer({name: b"wrong"}) as mirror, serving({"a/best.pth": data}) as hub:
+        hub.sha256["a/best.pth"] = digest
+        (path,) = fetch_checkpoint("toys", Downloads(tmp_path / "f", mirror.root), hub.url)
+        assert path.read_bytes() == data
     with pytest.raises(UserError, match="films is neither a file nor a data set"):
         fetch_checkpoint("films", downloads)
 

@@ -132,8 +132,24 @@ def test_every_table_names_the_text_source(tmp_path: Path) -> None:
     lost = [note for note in overall.notes if "had before" in note]
     assert len(lost) == 1
     assert lost[0].startswith("3 of the ")
+    nobody = overall_table(aggregate(runs[1:])["beauty-phrases"])  # leaves out what was seen
+    assert not any("had before" in note for note in nobody.notes)
     index = render(runs, tmp_path / "out", "A", "cmd", [], []).read_text(encoding="utf-8")
     assert f"## {heading}" in index
+
+
+def test_every_text_source_is_named(tmp_path: Path) -> None:
+    texts = {"pop": None, "tiger": "a.item: title", "ste": "b.item: title"}
+    runs = [
+        add_run(tmp_path, method, 0, dataset="mine",
+                dataset_info={"text_source": text, "encoder": {"name": f"{method} encoder"}})
+        for method, text in texts.items()
+    ]  # fmt: skip
+    result = aggregate(runs)["mine"]
+    assert "item text: b.item: title and, in other runs, a.item: title)" in result.heading
+    row = dataset_table([result]).frame.iloc[0]
+    assert row["text"] == "b.item: title; a.item: title"
+    assert row["encoder"] == "pop encoder; ste encoder; tiger encoder"
 
 
 def test_reported_numbers_stand_beside_ours(tmp_path: Path) -> None:

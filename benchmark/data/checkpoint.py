@@ -122,12 +122,12 @@ def fetch_checkpoint(
 
 def _at_hand(name: str, sums: Sequence[str], downloads: Downloads) -> list[Path]:
     """The files that the folder or the mirror has; the hub's address of them is not known yet."""
-    web_mirror = (downloads.mirror or "").startswith("http")
+    web_mirror = downloads.has_web_mirror
     found = []
     for digest in sums:
         place = f"{downloads.mirror}/{_path(name, digest)}" if web_mirror else HUB
         near = downloads if web_mirror else replace(downloads, offline=True)
-        with suppress(Unavailable):
+        with suppress(UserError):  # a wrong copy too: the hub may have the right one
             found.append(near.get(RemoteFile(_path(name, digest), place, digest)))
     return found
 
@@ -176,8 +176,11 @@ def _load(path: Path, content: bytes) -> Any:
                 f"{path} wants to run {wanted[1]} when it is loaded, which is not on the list of "
                 "what it may: it is not loaded"
             ) from None
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from None
+        # Not torch's own words: they advise to load the file without its safeguards.
+        raise UserError(
+            f"{path} is not loaded: it is damaged, is no file of torch.save, or holds more than "
+            f"tensors and plain settings ({type(error).__name__})"
+        ) from None
 
 
 @contextmanager

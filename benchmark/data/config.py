@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from benchmark.data.embed import encoder_identity
 from benchmark.data.encoder import EncoderConfig
 from benchmark.data.files import default_name
 from benchmark.data.filters import Filters
@@ -18,6 +20,15 @@ COUNTS = (
 )  # fmt: skip
 # Options of the source that stand at the top of custom.yaml, because people type them.
 OWN_DATA = ("interactions", "items", "columns", "delimiter")
+
+
+def suite_datasets() -> list[str]:
+    """The data sets that the suite ships in full: neither samples nor the user's own."""
+    folder = Path(__file__).parents[1] / "conf" / "dataset"
+    names = sorted(
+        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
+    )
+    return [name for name in names if name != "custom" and not re.search(r"-\d+u$", name)]
 
 
 @dataclass(frozen=True)
@@ -91,10 +102,23 @@ class DatasetConfig:
         """The name that results are stored under: a sample never shares it with the full set."""
         return self.name if self.users is None else f"{self.name}-{self.users}u"
 
-    @property
     def identity(self) -> dict[str, Any]:
-        """The source's part of what decides a result (see `Source.identity`)."""
-        return dict(open_source(self.source).identity)
+        """What of a data set decides a result, as JSON. Files count by their content, and what
+        only labels or checks the data does not count, save the label that stored results have.
+
+        Raises:
+            UserError: a local file is missing.
+        """
+        facts: dict[str, Any] = {
+            "name": self.name,
+            "label": self.label,
+            "source": dict(open_source(self.source).identity),
+            "users": self.users,
+            "encoder": None if self.encoder is None else encoder_identity(self.encoder),
+        }
+        # Added later: their absence must go on meaning what it has meant in stored results.
+        filters = self.filters.identity
+        return {**facts, "filters": filters} if filters else facts
 
 
 def _with_own_data(values: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +127,11 @@ def _with_own_data(values: dict[str, Any]) -> dict[str, Any]:
     if not own:
         return values
     name = values.get("name") or default_name(str(own.get("interactions", "")))
+    if re.sub(r"-\d+u$", "", name) in {suite.replace("/", "-") for suite in suite_datasets()}:
+        raise ValueError(
+            f"{name} is the name of a data set of the suite, whose results are stored under it: "
+            "give yours another with dataset.name="
+        )
     source = {**(values.get("source") or {}), **own}
     return {**values, "source": source, "name": name, "label": values.get("label") or name}
 

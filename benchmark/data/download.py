@@ -57,6 +57,10 @@ class Downloads:
         offline = said not in ("", "0", "false", "no")
         return cls(cache / "downloads", os.environ.get(MIRROR_VARIABLE) or None, offline)
 
+    @property
+    def has_web_mirror(self) -> bool:
+        return self.mirror is not None and _is_url(self.mirror)
+
     def get(self, file: RemoteFile) -> Path:
         """The file on disk, fetched if need be, its checksum verified on this very call.
 
@@ -107,7 +111,7 @@ class Downloads:
                 reasons.append(f"mirror {_shown(self.mirror)}: {error}")
             except Wrong as error:
                 _warn(f"{file.name} in the mirror {_shown(self.mirror)} is passed over: {error}")
-                reasons.append(f"mirror {_shown(self.mirror)}: a wrong copy")
+                reasons.append(f"mirror {_shown(self.mirror)}: a wrong copy, {error}")
         if self.offline:
             reasons.append(f"network: not asked, since {OFFLINE_VARIABLE} is set")
         else:
@@ -199,7 +203,7 @@ def _is_url(place: str) -> bool:
 
 def _shown(place: str) -> str:
     """An address without the user name and password that may stand in it."""
-    return re.sub(r"(?<=://)[^/@]*@", "", place) if _is_url(place) else place
+    return re.sub(r"(?<=://)[^/]*@", "", place) if _is_url(place) else place
 
 
 def _warn(text: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from benchmark.data.vectors import Embeddings, open_npy, table_embeddings
 from benchmark.errors import UserError
 from benchmark.store import atomic, sha256_file, sha256_json, write_json
 
-__all__ = ["Embeddings", "EncodeOptions", "item_embeddings"]
+__all__ = ["Embeddings", "EncodeOptions", "encoder_identity", "item_embeddings"]
 
 # Part of every cache key; raise it when a change to encode.py changes the vectors.
 FORMAT = 1
@@ -78,6 +79,34 @@ def item_embeddings(
                 cached = values, _write_cached(path, values, {**made, **facts})
                 shutil.rmtree(part, ignore_errors=True)
     return Embeddings(cached[0], key, cached[1])
+
+
+def encoder_identity(config: EncoderConfig) -> dict[str, Any]:
+    """What of an encoder decides a result, as JSON: a local file counts by its content, wherever
+    it is, and a checksum that is only a check does not count.
+
+    Raises:
+        UserError: a local file or folder is missing.
+    """
+    facts = {**asdict(config), "path": None, "sha256": None}
+    # Added later: their absence must go on meaning what it has meant in stored results.
+    del facts["rows"], facts["row_base"]
+    if config.source == "offline_package":
+        facts["revision"] = None  # there is only one
+    if config.source == "path":
+        facts["weights"] = _identity(config)["weights"]
+    if config.source == "npy":
+        facts |= {"name": None, "vectors": _content("encoder.path", config.path)}
+        if config.rows is not None:
+            facts |= {"rows": _content("encoder.rows", config.rows), "row_base": config.row_base}
+    return facts
+
+
+def _content(option: str, path: str | None) -> str:
+    file = Path(path or "").expanduser()
+    if not file.is_file():
+        raise UserError(f"{option}: {file} does not exist")
+    return sha256_file(file)
 
 
 def _identity(config: EncoderConfig) -> dict[str, Any]:

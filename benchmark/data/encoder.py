@@ -6,6 +6,7 @@ import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 EncoderSource = Literal["offline_package", "path", "hub", "npy", "dataset"]
@@ -36,7 +37,7 @@ class EncoderConfig:
     """Which vectors an item gets.
 
     Attributes:
-        name: of the model; a hub name for source ``hub``; else only a label.
+        name: of the model; a hub name for source ``hub``; else only what tables call it.
         source: where the model is; or ``npy`` for a precomputed table, or ``dataset`` for the table
             that the data set brings along.
         path: the model's folder (``path``) or the table's file (``npy``).
@@ -69,9 +70,6 @@ class EncoderConfig:
         if self.pooling is not None and self.pooling not in get_args(Pooling):
             choices = ", ".join(get_args(Pooling))
             raise ValueError(f"encoder.pooling must be one of {choices}, not {self.pooling!r}")
-        if self.source == "offline_package" and self.name not in OFFLINE_MODELS:
-            known = ", ".join(OFFLINE_MODELS)
-            raise ValueError(f"encoder.name: offline packages exist for {known}, not {self.name!r}")
         if (self.source in ("path", "npy")) != (self.path is not None):
             raise ValueError("encoder.path is needed for the sources path and npy, and only there")
         if self.rows is not None and (self.source != "npy" or not isinstance(self.rows, str)):
@@ -85,28 +83,47 @@ class EncoderConfig:
             raise ValueError("encoder.revision must be the full commit of the hub model")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError("encoder.sha256 must be 64 hexadecimal digits")
+        if self.source == "offline_package":
+            self._check_package()
         template_fields(self.template)
+
+    def _check_package(self) -> None:
+        if self.name not in OFFLINE_MODELS:
+            known = ", ".join(OFFLINE_MODELS)
+            raise ValueError(f"encoder.name: offline packages exist for {known}, not {self.name!r}")
+        for key in ("revision", "sha256"):
+            wanted, there = getattr(self, key), getattr(OFFLINE_MODELS[self.name], key)
+            if wanted not in (None, there):
+                raise ValueError(f"encoder.{key}: the package of {self.name} has {there} only")
 
     def resolved(self) -> EncoderConfig:
         """The same with the revision and checksum that an offline package is known to have."""
         if self.source != "offline_package":
             return self
         model = OFFLINE_MODELS[self.name]
-        return replace(
-            self, revision=self.revision or model.revision, sha256=self.sha256 or model.sha256
-        )
+        return replace(self, revision=model.revision, sha256=model.sha256)
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> EncoderConfig:
-        """From the yaml; unknown keys and impossible values raise ``ValueError``."""
+        """From the yaml; unknown keys and impossible values raise ``ValueError``.
+
+        Without a name, files of the user's own are called by theirs: what tables say of them must
+        not be the name of a model that they were not made with.
+        """
         known = [field.name for field in fields(cls)]
         for key in options:
             if key not in known:
                 raise ValueError(f"encoder has no key {key!r}; it knows {', '.join(known)}")
-        for key in ("name", "source"):
-            if key not in options:
-                raise ValueError(f"encoder needs the key {key!r}")
-        return cls(**options)
+        if "source" not in options:
+            raise ValueError("encoder needs the key 'source'")
+        name, source, path = (options.get(key) for key in ("name", "source", "path"))
+        if name is None and source in ("path", "npy") and path is not None:
+            name = Path(str(path)).expanduser().resolve().name
+        if name is None and source == "offline_package":
+            name = next(iter(OFFLINE_MODELS))
+        if name is None:
+            raise ValueError(f"encoder.name is needed for the source {source}")
+        return cls(**{**options, "name": str(name)})
 
 
 def template_fields(template: str) -> list[tuple[str, str | None]]:

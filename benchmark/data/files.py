@@ -59,6 +59,7 @@ class OwnFiles:
             if self._items is None and self._given.get(role, NO_COLUMN) != NO_COLUMN:
                 raise ValueError(f"dataset.columns.{role} needs a file of items: set dataset.items")
         self._delimiter = _delimiter(options.get("delimiter"))
+        self._checksums: dict[Path, str] = {}
 
     @property
     def revision(self) -> str:
@@ -87,13 +88,15 @@ class OwnFiles:
         }
 
     def row_inputs(self) -> dict[str, str]:
-        return {self._interactions.name: _checksum(self._interactions)}
+        return {self._interactions.name: self._checksum(self._interactions)}
 
     def text_inputs(self) -> dict[str, str]:
         if self._items is None or not self._text_columns():
             return {}
         same = self._items.name == self._interactions.name
-        return {f"items/{self._items.name}" if same else self._items.name: _checksum(self._items)}
+        return {
+            f"items/{self._items.name}" if same else self._items.name: self._checksum(self._items)
+        }
 
     def read_rows(self, downloads: Downloads) -> Rows:
         path = self._interactions
@@ -125,6 +128,12 @@ class OwnFiles:
 
     def read_vectors(self, downloads: Downloads) -> None:
         return None
+
+    def _checksum(self, path: Path) -> str:
+        if path not in self._checksums:
+            with reading(path):
+                self._checksums[path] = f"sha256:{sha256_file(path)}"
+        return self._checksums[path]
 
     def _text_columns(self) -> dict[str, str]:
         """Column of title and description, those that there are."""
@@ -168,7 +177,7 @@ class OwnFiles:
 def _path(option: str, value: object) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError(f"dataset.{option} must be the path of a file, not {value!r}")
-    path = Path(value)
+    path = Path(value).expanduser()
     if path.suffix.lower() not in SUFFIXES[option]:
         raise ValueError(
             f"dataset.{option} must be a file whose name ends in one of "
@@ -184,11 +193,6 @@ def _delimiter(value: object) -> str | None:
     if not isinstance(text, str) or len(text) != 1 or text in '"\r\n\0':
         raise ValueError(f"dataset.delimiter must be one character (or \\t), not {value!r}")
     return text
-
-
-def _checksum(path: Path) -> str:
-    with reading(path):
-        return f"sha256:{sha256_file(path)}"
 
 
 def _shown(name: str) -> str:

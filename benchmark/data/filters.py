@@ -15,7 +15,7 @@ An interaction counts each time: in steps 2 and 3 an item that a user has twice 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -25,6 +25,9 @@ from benchmark.data.split import MIN_INTERACTIONS
 from benchmark.errors import UserError
 
 Duplicates = Literal["keep", "exact", "first", "last", "consecutive", "error"]
+
+
+CORES = ("user_core", "item_core")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,12 @@ class Filters:
                 raise ValueError(
                     f"dataset.filters.{name} must be a whole number from {bound}, not {value!r}"
                 )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What differs from the default; a core of 1 takes nobody, as 0 does."""
+        values = {**asdict(self), **{key: 0 for key in CORES if getattr(self, key) == 1}}
+        return {key: value for key, value in values.items() if value != asdict(Filters())[key]}
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any] | None) -> Filters:

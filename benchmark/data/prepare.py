@@ -122,6 +122,14 @@ def prepare(
     return Prepared(data, interactions, manifest, folder)
 
 
+def _text_source(dataset: DatasetConfig, source: Source) -> str | None:
+    """What semantic IDs are made from, in words: the texts, or the user's own table instead."""
+    encoder = dataset.encoder
+    if encoder is not None and encoder.source == "npy":
+        return f"none, but the vectors of {Path(encoder.path or '').name}"
+    return source.text_source
+
+
 def _encoder(dataset: DatasetConfig, source: Source) -> EncoderConfig:
     """The encoder, if it has something to work on.
 
@@ -234,7 +242,7 @@ def _rows(
         "paper": dataset.paper,
         "source": dict(source.identity),
         "revision": source.revision,
-        "text_source": source.text_source,
+        "text_source": _text_source(dataset, source),
         "text_inputs": source.text_inputs(),
         "filters": asdict(dataset.filters),
         "sampled_users": dataset.users,

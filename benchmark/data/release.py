@@ -175,8 +175,10 @@ class LetterWithReleasedVectors(Letter):
 
     @property
     def identity(self) -> dict[str, Any]:
-        released = {k: v for k, v in self._options["released"].items() if k != "hub"}
-        return {**self._options, "released": released}
+        released = self._options["released"]
+        vectors = {key: released["vectors"][key] for key in ("path", "shape")}
+        pins = {key: released[key] for key in ("repository", "revision")}
+        return {"kind": self._options["kind"], "inputs": self.row_inputs(), **pins, **vectors}
 
     def text_inputs(self) -> dict[str, str]:
         return {self._vectors.file.name: self._vectors.file.checksum}

@@ -43,7 +43,7 @@ def dataset_table(results: Iterable[DatasetResults]) -> Table:
                 "mean": interactions / users,
                 "evaluated": len(result.users),
                 "limits": ", ".join(protocol_limits(info)) or "none",
-                "text": result.fact("text_source"),
+                "text": "; ".join(result.text_sources) or None,
                 "encoder": _encoder(result),
             }
         )
@@ -225,7 +225,7 @@ def _inputs_note(result: DatasetResults) -> str:
     limits = ", ".join(protocol_limits(result.runs[0].info)) or "none"
     return (
         f"Reported numbers are set beside ours, not judged: inputs may differ. Ours: item text "
-        f"{result.fact('text_source') or 'none'}; text encoder {_encoder(result) or 'none'}; "
+        f"{'; '.join(result.text_sources) or 'none'}; text encoder {_encoder(result) or 'none'}; "
         f"limits of the protocol: {limits}."
     )
 
@@ -277,8 +277,12 @@ def pairwise_table(result: DatasetResults, metric: str = "ndcg") -> Table | None
 
 
 def _encoder(result: DatasetResults) -> str | None:
-    """Name of the text encoder; None where no run had one."""
-    fact = result.fact("encoder")
-    if isinstance(fact, Mapping):  # an encoder with all its settings; its path stays out of tables
-        fact = fact.get("name") or f"{fact.get('source')}, {fact.get('dimension')}-d"
-    return None if fact is None else str(fact)
+    """Names of the text encoders; None where no run had one."""
+    names = []
+    for run in result.runs:
+        fact = (run.info.get("dataset_info") or {}).get("encoder")
+        if isinstance(fact, Mapping):  # with all its settings; its path stays out of tables
+            fact = fact.get("name") or f"{fact.get('source')}, {fact.get('dimension')}-d"
+        if fact:
+            names.append(str(fact))
+    return "; ".join(dict.fromkeys(names)) or None
