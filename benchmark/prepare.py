@@ -17,6 +17,7 @@ from benchmark.data.download import Unavailable
 from benchmark.data.prepare import Need, Prepared, invariant_rows, prepare
 from benchmark.errors import UserError
 from benchmark.guard import guard
+from benchmark.run import CACHE_OPTION
 
 FLAGS = ("--no-embeddings", "--best-effort")
 LABEL_WIDTH = 17
@@ -67,10 +68,16 @@ def _has_vectors(settings: Settings) -> bool:
 
 def _prepare(settings: Settings, need: Need) -> Prepared:
     protocol = settings.protocol
-    return prepare(
-        settings.dataset, protocol.max_history, protocol.train_prefixes, settings.cache,
-        need, settings.embedding, check=False,
-    )  # fmt: skip
+    try:
+        return prepare(
+            settings.dataset, protocol.max_history, protocol.train_prefixes, settings.cache,
+            need, settings.embedding, check=False,
+        )  # fmt: skip
+    except OSError as error:  # reading has words of its own
+        raise UserError(
+            f"cannot write to {error.filename or settings.cache} ({error.strerror}); choose "
+            f"another folder with {CACHE_OPTION}"
+        ) from None
 
 
 def _say(label: str, value: str) -> None:

@@ -232,6 +232,7 @@ def test_speed_settings_are_no_part_of_the_identity() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["dataset=ml-100k", "cache=/dev/null/x"], "choose another folder with cache="),
         (["dataset=custom"], "dataset.interactions is needed: give dataset.interactions=..."),
         (["dataset=custom", "dataset.interactions=a (1).csv"], "needs quotes of its own"),
         (["dataset=custom", "dataset.interactions=/no/where.inter"], "/no/where.inter"),
