@@ -93,6 +93,7 @@ def test_what_only_labels_or_checks_data_is_no_part_of_the_hash() -> None:
         "dataset.source.url='https://elsewhere/{path}'",
         "dataset.encoder.name=all-MiniLM-L6-v2",
         "dataset.encoder.sha256=53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "dataset.encoder.revision=1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
         "+dataset.filters.user_core=1",
         "+dataset.filters.duplicates=keep",
     ):
