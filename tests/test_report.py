@@ -139,7 +139,7 @@ def test_every_table_names_the_text_source(tmp_path: Path) -> None:
 
 
 def test_every_text_source_is_named(tmp_path: Path) -> None:
-    texts = {"pop": None, "tiger": "a.item: title", "ste": "b.item: title"}
+    texts = {"pop": "unused.item: title", "tiger": "a.item: title", "ste": "b.item: title"}
     runs = [
         add_run(tmp_path, method, 0, dataset="mine",
                 dataset_info={"text_source": text, "encoder": {"name": f"{method} encoder"}})
