@@ -195,6 +195,27 @@ def test_own_vectors_are_called_by_their_file(
     assert re.search(r"^  embeddings +8 x 3, mine.npy$", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("method", "need"), [("pop", "rows"), ("tiger", "vectors")])
+def test_a_run_prepares_what_its_method_needs_as_told(
+    method: str, need: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmark import run
+
+    asked: dict[str, object] = {}
+
+    def prepare(*_: object, **options: object) -> None:
+        asked.update(options)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(run, "prepare", prepare)
+    folders = [f"results={tmp_path}/r", f"cache={tmp_path}/c"]
+    settings = settings_from(compose_config([f"method={method}", "embedding.batch=4", *folders]))
+    with pytest.raises(UserError, match="far enough"):
+        run.run_cell(settings)
+    assert asked == {"need": need, "options": settings.embedding}
+    assert settings.embedding.batch == 4
+
+
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     execute([flag])
