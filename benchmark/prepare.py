@@ -46,7 +46,7 @@ def prepare_dataset(settings: Settings, embed: bool) -> Outcome:
     done = _prepare(settings, "rows")
     print(f"{dataset.label} ({dataset.store_name})")
     for label, value in _row_facts(done):
-        print(f"  {label:{LABEL_WIDTH}}{value}")
+        _say(label, value)
     _check_invariants(settings, done)
     try:
         if done.manifest["text_source"] is None and not _has_vectors(settings):
@@ -57,13 +57,13 @@ def prepare_dataset(settings: Settings, embed: bool) -> Outcome:
         _say("text source", f"{done.manifest['text_source'] or 'none'}: not prepared")
         return Outcome(done, error)
     for label, value in _text_facts(done):
-        print(f"  {label:{LABEL_WIDTH}}{value}")
+        _say(label, value)
     return Outcome(done, None)
 
 
 def _has_vectors(settings: Settings) -> bool:
     encoder = settings.dataset.encoder
-    return encoder is not None and encoder.source in ("npy", "dataset")
+    return encoder is not None and encoder.reads_table
 
 
 def _prepare(settings: Settings, need: Need) -> Prepared:

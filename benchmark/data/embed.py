@@ -60,7 +60,7 @@ def item_embeddings(
         UserError: no texts, no model, a wrong checksum, an unusable table or map, or too little
             memory.
     """
-    if config.source in ("npy", "dataset"):
+    if config.reads_table:
         return table_embeddings(config, tokens, catalogue_row, n_catalogue, vectors)
     if texts is None:
         raise UserError("the data set has no item texts: set encoder.source=npy and encoder.path")

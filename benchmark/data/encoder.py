@@ -96,6 +96,11 @@ class EncoderConfig:
             if wanted not in (None, there):
                 raise ValueError(f"encoder.{key}: the package of {self.name} has {there} only")
 
+    @property
+    def reads_table(self) -> bool:
+        """Whether the vectors are in a table already, so that no text is encoded."""
+        return self.source in ("npy", "dataset")
+
     def resolved(self) -> EncoderConfig:
         """The same with the revision and checksum that an offline package is known to have."""
         if self.source != "offline_package":

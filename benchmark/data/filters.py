@@ -25,8 +25,6 @@ from benchmark.data.split import MIN_INTERACTIONS
 from benchmark.errors import UserError
 
 Duplicates = Literal["keep", "exact", "first", "last", "consecutive", "error"]
-
-
 CORES = ("user_core", "item_core")
 
 

@@ -9,13 +9,11 @@ prepare at once; a damaged cache is built again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from filelock import FileLock
@@ -25,18 +23,18 @@ from benchmark.data.download import Downloads
 from benchmark.data.embed import Embeddings, EncodeOptions, item_embeddings
 from benchmark.data.encoder import EncoderConfig, render
 from benchmark.data.interactions import Interactions, canonical
+from benchmark.data.kept import TABLES, load, lock_of, read_rows, row_tables, save
 from benchmark.data.source import Source
 from benchmark.data.sources import open_source
 from benchmark.data.split import Phase, Split
 from benchmark.errors import UserError
 from benchmark.recommender import BenchmarkData
-from benchmark.store import sha256_file, sha256_json, write_json, write_parquet
+from benchmark.store import sha256_json
 
 __all__ = ["DatasetConfig", "Need", "Prepared", "invariant_rows", "prepare"]
 
 # Part of the cache's hash; raise it when a change here or in interactions.py changes the form.
 FORMAT = 2
-TABLES = ("interactions.parquet", "items.parquet", "users.parquet")
 TEXTS = ("texts.parquet",)
 PHASES: tuple[Phase, ...] = ("valid", "test")
 
@@ -102,7 +100,7 @@ def prepare(
     if need == "rows":
         return Prepared(data, interactions, manifest, folder)
     encoder = _encoder(dataset, source)
-    if encoder.source not in ("npy", "dataset"):
+    if not encoder.reads_table:
         texts = _texts(source, encoder, downloads, interactions, folder)
         interactions = replace(interactions, texts=texts)
         manifest["items_without_text"] = texts.count("")
@@ -138,7 +136,7 @@ def _encoder(dataset: DatasetConfig, source: Source) -> EncoderConfig:
     """
     if dataset.encoder is None:
         raise UserError(f"{dataset.name} has no encoder: set dataset.encoder to embed its items")
-    if dataset.encoder.source not in ("npy", "dataset") and source.text_source is None:
+    if not dataset.encoder.reads_table and source.text_source is None:
         raise UserError(
             f"{dataset.name} has no item texts, and semantic IDs are made from them: give a file "
             "with a title or description per item (dataset.items=, dataset.columns.title=), or "
@@ -223,10 +221,10 @@ def _rows(
         "users": dataset.users,
     }
     folder = cache / dataset.store_name / sha256_json(key)[:12]
-    manifest = _load(folder, TABLES)
+    manifest = load(folder, TABLES)
     if manifest is None:
-        with FileLock(_lock(folder)):
-            manifest = _load(folder, TABLES)  # another process may have built it meanwhile
+        with FileLock(lock_of(folder)):
+            manifest = load(folder, TABLES)  # another process may have built it meanwhile
             if manifest is None:
                 rows = source.read_rows(downloads)
                 try:
@@ -234,7 +232,7 @@ def _rows(
                 except UserError as error:
                     raise UserError(f"{dataset.name}: {error}") from None
                 manifest = {"inputs": key["inputs"], "facts": dict(interactions.facts)}
-                _save(folder, _row_tables(interactions), manifest)
+                save(folder, row_tables(interactions), manifest)
     # What only labels the data stays out of the files, so that a new label needs no new build.
     manifest |= {
         "name": dataset.name,
@@ -247,7 +245,7 @@ def _rows(
         "filters": asdict(dataset.filters),
         "sampled_users": dataset.users,
     }
-    return folder, _read_rows(folder, manifest["facts"]), manifest
+    return folder, read_rows(folder, manifest["facts"]), manifest
 
 
 def _texts(
@@ -261,9 +259,9 @@ def _texts(
     inputs = source.text_inputs()
     key = {"format": FORMAT, "inputs": inputs, "options": source.identity}
     place = folder / f"texts-{sha256_json({**key, 'template': encoder.template})[:12]}"
-    if _load(place, TEXTS) is None:
-        with FileLock(_lock(place)):
-            if _load(place, TEXTS) is None:
+    if load(place, TEXTS) is None:
+        with FileLock(lock_of(place)):
+            if load(place, TEXTS) is None:
                 found = source.read_texts(downloads) or {}
                 texts = [
                     render(encoder.template, *found[token]) if token in found else ""
@@ -274,78 +272,6 @@ def _texts(
                         f"none of the {len(texts)} items has a text in {', '.join(inputs)}: "
                         "are its item names those of the interactions?"
                     )
-                _save(place, [pd.DataFrame({"text": texts})], {"inputs": inputs}, TEXTS)
+                save(place, [pd.DataFrame({"text": texts})], {"inputs": inputs}, TEXTS)
     column: list[str] = pq.read_table(place / TEXTS[0])["text"].to_pylist()
     return column
-
-
-def _row_tables(interactions: Interactions) -> list[pd.DataFrame]:
-    start = np.searchsorted(interactions.user, np.arange(interactions.n_users))
-    position = np.arange(len(interactions.user)) - start[interactions.user]
-    return [
-        pd.DataFrame(
-            {
-                "user": interactions.user,
-                "item": interactions.item,
-                "position": position.astype(np.int32),
-            }
-        ),
-        pd.DataFrame(
-            {
-                "item": np.arange(interactions.n_items, dtype=np.int32),
-                "token": interactions.item_tokens,
-                "catalogue_row": interactions.catalogue_row,
-            }
-        ),
-        pd.DataFrame(
-            {
-                "user": np.arange(interactions.n_users, dtype=np.int32),
-                "token": interactions.user_tokens,
-            }
-        ),
-    ]
-
-
-def _read_rows(folder: Path, facts: Mapping[str, Any]) -> Interactions:
-    pairs, items, users = (pq.read_table(folder / name) for name in TABLES)
-    return Interactions(
-        user=pairs["user"].to_numpy(),
-        item=pairs["item"].to_numpy(),
-        user_tokens=users["token"].to_pylist(),
-        item_tokens=items["token"].to_pylist(),
-        catalogue_row=items["catalogue_row"].to_numpy(),
-        facts=facts,
-    )
-
-
-def _lock(folder: Path) -> Path:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder.with_suffix(".lock")
-
-
-def _save(
-    folder: Path,
-    tables: list[pd.DataFrame],
-    manifest: Mapping[str, Any],
-    names: tuple[str, ...] = TABLES,
-) -> None:
-    """Write the tables, and then the manifest, whose presence says that they are whole."""
-    (folder / "manifest.json").unlink(missing_ok=True)
-    for name, frame in zip(names, tables, strict=True):
-        write_parquet(folder / name, frame)
-    sums = {name: sha256_file(folder / name) for name in names}
-    write_json(folder / "manifest.json", {**manifest, "tables_sha256": sums})
-
-
-def _load(folder: Path, names: tuple[str, ...]) -> dict[str, Any] | None:
-    """The manifest of what `_save` wrote; None if it is not there or not whole."""
-    try:
-        manifest: dict[str, Any] = json.loads(
-            (folder / "manifest.json").read_text(encoding="utf-8")
-        )
-        sums = manifest.pop("tables_sha256")
-        if any(sha256_file(folder / name) != sums[name] for name in names):
-            return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return manifest

@@ -21,6 +21,7 @@ from benchmark.data.release_rows import (
     rebuild,
 )
 from benchmark.data.source import Vectors, check_keys
+from benchmark.data.vectors import open_npy
 from benchmark.errors import UserError
 
 FOLDER = "diger_release"
@@ -28,13 +29,9 @@ FOLDER = "diger_release"
 
 def check_table(path: Path, shape: tuple[int, ...]) -> Path:
     """The path of a .npy file, whose shape and type are as expected; errors: UserError."""
-    try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path} is not a plain .npy array: {reason}") from None
-    if not isinstance(table, np.ndarray) or table.shape != shape:
-        found = list(getattr(table, "shape", []))
+    table = open_npy(path)
+    if table.shape != shape:
+        found = list(table.shape)
         raise UserError(f"{path} should hold an array of shape {list(shape)}, not {found}")
     if not np.issubdtype(table.dtype, np.floating):
         raise UserError(f"{path} should hold floating-point numbers, not {table.dtype}")
