@@ -17,7 +17,7 @@ import torch
 
 from benchmark.recommender import Run
 from diger.checks import SettingError
-from diger.rqvae import LOAD_ERRORS
+from diger.tokenizer import LOAD_ERRORS
 
 CHECKPOINT = "checkpoint.recbole.pt"
 #: Least time between two checkpoints. Where they fall does not change the result.

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from diger.checks import above, at_least, whole
 from diger.estimators import Estimator
 from diger.generator import Generator
-from diger.rqvae import RQVAE
+from diger.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TrainConfig:
 def make_optimizer(
     config: TrainConfig,
     generator: Generator,
-    tokenizer: RQVAE,
+    tokenizer: Tokenizer,
     estimator: Estimator,
     total_steps: int,
 ) -> tuple[torch.optim.AdamW, LambdaLR]:

@@ -23,6 +23,7 @@ from diger.rqvae import RQVAEConfig, shared_rqvae
 from diger.semantic_ids import add_suffix, code_statistics
 from diger.seq2seq import ModelConfig
 from diger.sequences import Phase, SequenceData
+from diger.tokenizer import Tokenizer
 from diger.trainer import Callbacks, Trainer
 
 
@@ -122,17 +123,13 @@ class GenerativeRecommender:
         if data.embeddings is None or data.embeddings_sha256 is None:
             raise SettingError("generative methods need item text or item embeddings")
         started = time.perf_counter()
-        tokenizer = shared_rqvae(
-            data.embeddings, data.embeddings_sha256, self.levels, self.codebook_size,
-            self.tokenizer, seed, run.cache, run.device,
-            lambda done, total: run.progress(done, total, "epoch", "RQ-VAE"),
-        )  # fmt: skip
+        tokenizer = self.make_tokenizer(data, seed, run)
         content = torch.as_tensor(data.embeddings, device=run.device)
         shared = time.perf_counter() - started
         estimator = self.make_estimator()
         # IDs that go on training are always the nearest codes: start them so, too, or the first
         # epoch would read suffixes of other codes and its drift would be that of the rule.
-        self._assignment = "argmin" if estimator.trains_tokenizer else self.tokenizer.assignment
+        self._assignment = "argmin" if estimator.trains_tokenizer else tokenizer.assignment
         sids = add_suffix(tokenizer.assign(content, self._assignment), self.codebook_size)
         identity = f"{data.split.sha256} {data.embeddings_sha256} {seed} {self.settings}"
         torch.manual_seed(seed)
@@ -143,6 +140,15 @@ class GenerativeRecommender:
         )  # fmt: skip
         self._shared_seconds = shared
         return self._trainer
+
+    def make_tokenizer(self, data: Data, seed: int, run: Run) -> Tokenizer:
+        """The trained tokenizer, on the run's device; the same for all that share its settings."""
+        assert data.embeddings is not None and data.embeddings_sha256 is not None
+        return shared_rqvae(
+            data.embeddings, data.embeddings_sha256, self.levels, self.codebook_size,
+            self.tokenizer, seed, run.cache, run.device,
+            lambda done, total: run.progress(done, total, "epoch", "RQ-VAE"),
+        )  # fmt: skip
 
     @property
     def trainer(self) -> Trainer:

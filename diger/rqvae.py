@@ -10,11 +10,7 @@ shrink together and half of the catalogue collides.)
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import os
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,18 +18,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diger.checks import above, at_least, one_of, whole
 from diger.quantizer import make_assignment, quantize, residual_kmeans, squared_error
-from diger.semantic_ids import Codes, code_statistics
+from diger.semantic_ids import code_statistics
+from diger.tokenizer import Progress, Tokenizer, shared
 
 FORMAT = "rqvae-2"  # raise when the training below changes what the same settings give
-Progress = Callable[[int, int], None]
-#: What torch.load raises on files that are missing, cut or not its own.
-LOAD_ERRORS = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -92,19 +85,28 @@ class RQVAELoss(NamedTuple):
     vq: Tensor
 
 
-class RQVAE(nn.Module):
+class RQVAE(Tokenizer):
     """Encoder E, codebooks [m, K, D], decoder."""
 
     def __init__(self, width: int, levels: int, codebook_size: int, config: RQVAEConfig) -> None:
         super().__init__()
         widths = [width, *config.hidden, config.latent]
         self.config = config
+        self.beta, self.assignment = config.beta, config.assignment
         self.encoder = _mlp(widths)
         self.decoder = _mlp(widths[::-1])
         self.codebooks = nn.Parameter(torch.zeros(levels, codebook_size, config.latent))
 
-    def loss(self, content_BxW: Tensor) -> RQVAELoss:
-        """Reconstruction + sum over levels of (codebook loss + beta x commitment loss)."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before each epoch of training, counted from 1."""
+
+    def loss(self, content_BxW: Tensor, items_B: Tensor | None = None) -> RQVAELoss:
+        """Reconstruction + sum over levels of (codebook loss + beta x commitment loss).
+
+        Args:
+            content_BxW: embeddings of B items. items_B: int64, which items they are, for
+                subclasses that know more of them than their content.
+        """
         latent = self.encoder(content_BxW)
         q = quantize(latent, self.codebooks, make_assignment(self.config.train_assignment))
         straight = latent + (q.quantized - latent).detach()
@@ -120,19 +122,10 @@ class RQVAE(nn.Module):
             residual = residual - chosen.detach()
         return RQVAELoss(reconstruction + vq, reconstruction, vq)
 
-    @torch.no_grad()
-    def assign(self, content_NxW: Tensor, assignment: str = "argmin") -> Codes:
-        """Codes of the catalogue, int32 [N, m]."""
-        latent = self.encoder(content_NxW)
-        codes = quantize(latent, self.codebooks, make_assignment(assignment)).codes
-        return codes.cpu().numpy().astype(np.int32)
-
 
 def train_rqvae(
+    model: RQVAE,
     content: NDArray[np.float32],
-    levels: int,
-    codebook_size: int,
-    config: RQVAEConfig,
     seed: int,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -141,9 +134,10 @@ def train_rqvae(
 
     Ties go to the later state. The catalogue stays on the device.
     """
-    torch.manual_seed(seed)
+    config = model.config
+    levels, codebook_size, _ = model.codebooks.shape
     x = torch.as_tensor(content, device=device)
-    model = RQVAE(x.shape[1], levels, codebook_size, config).to(device)
+    model = model.to(device)
     with torch.no_grad():
         start = residual_kmeans(model.encoder(x), levels, codebook_size, seed)
         model.codebooks.copy_(start)
@@ -153,10 +147,11 @@ def train_rqvae(
     best, best_state, stale = float("inf"), copy.deepcopy(model.state_dict()), 0
     shuffle = torch.Generator().manual_seed(seed)
     for epoch in range(1, config.epochs + 1):
+        model.begin_epoch(epoch)
         order = torch.randperm(len(x), generator=shuffle).to(device)
         for rows in order.split(config.batch_size):
             optimizer.zero_grad(set_to_none=True)
-            model.loss(x[rows]).total.backward()
+            model.loss(x[rows], rows).total.backward()
             optimizer.step()
         if progress is not None:
             progress(epoch, config.epochs)
@@ -182,35 +177,14 @@ def shared_rqvae(
     cache: Path,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> RQVAE:
-    """The tokenizer of these settings, trained once and shared by all methods and processes.
+) -> Tokenizer:
+    """The RQ-VAE of these settings, trained once; see ``diger.tokenizer.shared``."""
 
-    Stored under ``cache`` by the hash of everything that decides it. Other processes that want
-    the same one wait. The device is not part of the hash: whoever comes first trains it.
-    """
-    key = json.dumps(
-        [FORMAT, content_sha256, levels, codebook_size, seed, asdict(config)],
-        sort_keys=True,
-        default=list,
+    def make() -> RQVAE:
+        torch.manual_seed(seed)
+        return RQVAE(content.shape[1], levels, codebook_size, config)
+
+    key = [FORMAT, content_sha256, levels, codebook_size, seed, asdict(config)]
+    return shared(
+        key, make(), lambda: train_rqvae(make(), content, seed, device, progress), cache, device
     )
-    folder = cache / "tokenizer"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt"
-    model = RQVAE(content.shape[1], levels, codebook_size, config)
-    with FileLock(f"{path}.lock"):
-        if not _load(model, path):
-            trained = train_rqvae(content, levels, codebook_size, config, seed, device, progress)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            torch.save(trained.state_dict(), temporary)
-            temporary.replace(path)
-            model.load_state_dict(trained.state_dict())
-    return model.to(device)
-
-
-def _load(model: RQVAE, path: Path) -> bool:
-    """Read the weights if the file is there and whole; a damaged one is trained again."""
-    try:
-        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    except LOAD_ERRORS:
-        return False
-    return True

@@ -20,9 +20,9 @@ from diger.decode import DecodeConfig, Trie, beam_search
 from diger.estimators import Estimator, SoftCodes
 from diger.generator import ROADS, Batch, Generator
 from diger.optimizer import TrainConfig, make_optimizer
-from diger.rqvae import RQVAE
 from diger.semantic_ids import add_suffix, code_statistics, drift
 from diger.sequences import Phase, RowReader, SequenceData
+from diger.tokenizer import Tokenizer
 from diger.training_state import Best
 
 
@@ -47,7 +47,7 @@ class Trainer:
         config: TrainConfig,
         decode: DecodeConfig,
         generator: Generator,
-        tokenizer: RQVAE,
+        tokenizer: Tokenizer,
         estimator: Estimator,
         content: Tensor,
         sids: NDArray[np.int32],
@@ -85,7 +85,7 @@ class Trainer:
             return None
         frozen = self.config.freeze_encoder
         latent = self.latent[distinct] if frozen else self.tokenizer.encoder(self.content[distinct])
-        beta = self.tokenizer.config.beta
+        beta = self.tokenizer.beta
         return self.estimator.tokenize(latent, self.tokenizer.codebooks, beta, self.noise)
 
     def losses(self, batch: Batch, distinct: Tensor) -> tuple[dict[str, Tensor], SoftCodes | None]:
@@ -227,7 +227,7 @@ class Trainer:
         y = None
         if self.estimator.trains_tokenizer:
             latent = self.tokenizer.encoder(self.content[distinct])
-            beta = self.tokenizer.config.beta
+            beta = self.tokenizer.beta
             y = self.estimator.tokenize(latent, self.tokenizer.codebooks, beta, self.noise).y
         loss = self.generator.loss(batch, y, roads)
         wanted = [self.tokenizer.codebooks, *self.tokenizer.encoder.parameters()]

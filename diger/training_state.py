@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from diger.checks import SettingError
-from diger.rqvae import LOAD_ERRORS
+from diger.tokenizer import LOAD_ERRORS
 
 FILE = "checkpoint.pt"
 

@@ -108,6 +108,11 @@ def clustered(n: int = 300) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
+def trained(x: np.ndarray) -> RQVAE:
+    torch.manual_seed(3)
+    return train_rqvae(RQVAE(24, 3, 16, CONFIG), x, seed=3)
+
+
 def test_training_lowers_the_loss_and_repeats_bit_for_bit() -> None:
     x = clustered()
     torch.manual_seed(3)
@@ -115,7 +120,7 @@ def test_training_lowers_the_loss_and_repeats_bit_for_bit() -> None:
     with torch.no_grad():
         fresh.codebooks.copy_(residual_kmeans(fresh.encoder(torch.as_tensor(x)), 3, 16, 3))
         before = float(fresh.loss(torch.as_tensor(x)).total)
-    first, second = (train_rqvae(x, 3, 16, CONFIG, seed=3) for _ in range(2))
+    first, second = (trained(x) for _ in range(2))
     assert float(first.loss(torch.as_tensor(x)).total.detach()) < 0.8 * before
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
