@@ -8,9 +8,12 @@ For items with latents r_1 = E(x) and, per level l, squared distances D_l to the
     y_l = h_l + p_l - sg(p_l)            hard forward, soft backward
     e_l = y_l C_l;  r_{l+1} = r_l - e_l
 
-An estimator decides the noise scale s_l, whether the tokenizer trains, and what becomes of the
-recommendation loss. Source: DIGER (arXiv 2601.19711); Gumbel-softmax: Jang et al., ICLR 2017;
-straight-through: Bengio et al., 2013.
+An estimator decides the noise scale s_l, the temperature tau, the codes h_l of the forward pass,
+what of y the recommender may differentiate, whether the tokenizer trains at all, and what becomes
+of the recommendation loss. Families: the sampled ones are here, ``diger.cached`` has those that
+read the semantic IDs of the last refresh, ``diger.schedules`` those that follow a timetable.
+Source: DIGER (arXiv 2601.19711); Gumbel-softmax: Jang et al., ICLR 2017; straight-through: Bengio
+et al., 2013.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ GUMBEL_STD = 1.2825498301618641  # pi / sqrt(6), the standard deviation of Gumbe
 class SoftCodes(NamedTuple):
     """A batch of n items, tokenised with gradients.
 
-    y: [m, n, K], exactly one-hot in value. nearest: int64 [n, m], what no noise would have
-    chosen at each level. reconstruction: scalar ||sum_l e_l - r_1||^2; vq: scalar, codebook plus
-    beta times commitment loss, summed over levels. Both are means over the items.
+    y: [m, n, K], exactly one-hot in value, as the recommender reads it. nearest: int64 [n, m],
+    what no noise would have chosen at each level, given the codes above it. reconstruction: scalar
+    ||sum_l e_l - r_1||^2; vq: scalar, codebook plus beta times commitment loss, summed over
+    levels. Both are means over the items.
     """
 
     y: Tensor
@@ -96,12 +100,28 @@ class Estimator(nn.Module):
         """s_l: a scalar, or one value per code [K]."""
         raise NotImplementedError
 
+    def temperature(self) -> Tensor | float:
+        """tau of the soft codes, > 0: a scalar."""
+        return self.tau
+
+    def forward_codes(self, logits_nxK: Tensor, cached_n: Tensor | None) -> Tensor:
+        """int64 [n]: the codes of the forward pass, given the noisy logits of a level and, where
+        the caller has them, the items' codes of the last refresh."""
+        return logits_nxK.argmax(-1)
+
+    def present(self, y: Tensor) -> Tensor:
+        """y as the recommender gets it, with or without its gradient."""
+        return y
+
     def objective(self, recommendation_loss: Tensor) -> Tensor:
         """The term that stands for the recommendation loss in the total."""
         return recommendation_loss
 
     def observe(self, nearest_nxm: Tensor) -> None:
         """Called after each step with the noiseless codes of its items."""
+
+    def advance(self, share: float) -> None:
+        """Called before each step with the share of the planned steps that are done, in [0, 1)."""
 
     def state(self) -> dict[str, Any]:
         """What to log of the noise, one value a level."""
@@ -116,8 +136,13 @@ class Estimator(nn.Module):
         codebooks: Tensor,
         beta: float,
         generator: torch.Generator | None,
+        cached_nxm: Tensor | None = None,
     ) -> SoftCodes:
-        """Soft codes of n items; without a generator there is no noise (inference)."""
+        """Soft codes of n items; without a generator there is no noise (inference).
+
+        Args:
+            cached_nxm: int64, the items' codes of the last refresh, for estimators that read them.
+        """
         residual = latent_nxD
         quantized = torch.zeros_like(latent_nxD)
         vq = latent_nxD.new_zeros(())
@@ -125,7 +150,8 @@ class Estimator(nn.Module):
         for level, codebook in enumerate(codebooks):
             logits = -squared_distances(residual, codebook) / self.unit[level]
             nearest.append(logits.detach().argmax(-1))
-            y = self.relax(logits, level, generator)
+            cached = None if cached_nxm is None else cached_nxm[:, level]
+            y = self.relax(logits, level, generator, cached)
             chosen = y @ codebook
             vq = vq + squared_error(chosen, residual.detach())
             vq = vq + beta * squared_error(residual, chosen.detach())
@@ -133,15 +159,23 @@ class Estimator(nn.Module):
             residual = residual - chosen
             ys.append(y)
         reconstruction = squared_error(quantized, latent_nxD)
-        return SoftCodes(torch.stack(ys), torch.stack(nearest, 1), reconstruction, vq)
+        y = self.present(torch.stack(ys))
+        return SoftCodes(y, torch.stack(nearest, 1), reconstruction, vq)
 
-    def relax(self, logits_nxK: Tensor, level: int, generator: torch.Generator | None) -> Tensor:
+    def relax(
+        self,
+        logits_nxK: Tensor,
+        level: int,
+        generator: torch.Generator | None,
+        cached_n: Tensor | None,
+    ) -> Tensor:
         """y_l [n, K]: exactly one-hot in value, the gradient of the soft codes."""
         if generator is not None:
             noise = sample_gumbel(logits_nxK, generator)
             logits_nxK = logits_nxK + self.noise_scale(level) * noise
-        soft = (logits_nxK / self.tau).softmax(-1)
-        hard = F.one_hot(logits_nxK.argmax(-1), self.codebook_size).to(soft.dtype)
+        soft = (logits_nxK / self.temperature()).softmax(-1)
+        codes = self.forward_codes(logits_nxK, cached_n)
+        hard = F.one_hot(codes, self.codebook_size).to(soft.dtype)
         # The difference is exactly zero, so that the forward pass reads whole codes.
         return hard + (soft - soft.detach())
 
@@ -212,6 +246,19 @@ class StandardDeviationDecay(Estimator):
 
     def noise_scale(self, level: int) -> Tensor:
         return self.sigma[level].abs()
+
+    def temperature(self) -> Tensor | float:
+        """tau of the soft codes, > 0: a scalar."""
+        return self.tau
+
+    def forward_codes(self, logits_nxK: Tensor, cached_n: Tensor | None) -> Tensor:
+        """int64 [n]: the codes of the forward pass, given the noisy logits of a level and, where
+        the caller has them, the items' codes of the last refresh."""
+        return logits_nxK.argmax(-1)
+
+    def present(self, y: Tensor) -> Tensor:
+        """y as the recommender gets it, with or without its gradient."""
+        return y
 
     def objective(self, recommendation_loss: Tensor) -> Tensor:
         # With lambda = 0 the logarithm has no bottom; the floor keeps it finite.

@@ -16,6 +16,10 @@ from torch import Tensor
 
 from diger.checks import SettingError
 
+#: The kernel's exponents lie within +-1/epsilon, factors within twice that: below this, neither
+#: leaves float64, whose exponents end at 709.
+SAFE_EXPONENT = 350.0
+
 
 def squared_distances(residual_NxD: Tensor, codebook_KxD: Tensor) -> Tensor:
     """||r - c||^2 for every pair, [N, K], never negative."""
@@ -71,7 +75,7 @@ class Sinkhorn(Assignment):
     Distances are centred on the middle of their range and divided by half of it; then rows and
     columns of exp(-d / epsilon) are scaled in turn to sums 1/N and 1/K (Cuturi, "Sinkhorn
     Distances", NeurIPS 2013). A row's code is its largest transport weight. Everything runs in
-    float64 and in the log domain, so that a small epsilon cannot underflow.
+    float64, and in the log domain where a small epsilon could underflow.
     """
 
     def __init__(self, epsilon: float = 0.003, iterations: int = 50) -> None:
@@ -86,8 +90,27 @@ class Sinkhorn(Assignment):
         to 1/N up to convergence."""
         d = distances_NxK.double()
         middle, half = (d.max() + d.min()) / 2, (d.max() - d.min()) / 2
-        log_plan = -(d - middle) / (half.clamp_min(1e-12) * self.epsilon)
-        n, k = d.shape
+        log_kernel = -(d - middle) / (half.clamp_min(1e-12) * self.epsilon)
+        if 1 / self.epsilon < SAFE_EXPONENT:
+            rows, columns = self._scale(log_kernel.exp())
+            if bool(torch.isfinite(rows).all() & torch.isfinite(columns).all()):
+                return log_kernel + rows[:, None] + columns
+        return self._scale_logs(log_kernel)
+
+    def _scale(self, kernel_NxK: Tensor) -> tuple[Tensor, Tensor]:
+        """log of the row and column factors, by products with the kernel: a matrix read twice an
+        iteration, where the log domain needs an exponential of each entry."""
+        n, k = kernel_NxK.shape
+        columns = kernel_NxK.new_ones(k)
+        for _ in range(self.iterations):
+            rows = 1 / (n * (kernel_NxK @ columns))
+            columns = 1 / (k * (rows @ kernel_NxK))
+        return rows.log(), columns.log()
+
+    def _scale_logs(self, log_kernel_NxK: Tensor) -> Tensor:
+        """log of the plan, for an epsilon whose kernel has no place in float64."""
+        n, k = log_kernel_NxK.shape
+        log_plan = log_kernel_NxK
         for _ in range(self.iterations):
             log_plan = log_plan - log_plan.logsumexp(1, keepdim=True) - np.log(n)
             log_plan = log_plan - log_plan.logsumexp(0, keepdim=True) - np.log(k)

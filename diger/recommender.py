@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diger.audit import audit
 from diger.checks import SettingError, build, whole
 from diger.decode import DecodeConfig
 from diger.estimators import Estimator
@@ -101,6 +102,7 @@ class GenerativeRecommender:
         self._trainer: Trainer | None = None
         self._invalid: float | None = None
         self._assignment = ""
+        self._audit: dict[str, Any] = {}
         self._shared_seconds = 0.0  # training the shared tokenizer, or waiting for it
 
     def make_estimator(self) -> Estimator:
@@ -139,6 +141,7 @@ class GenerativeRecommender:
             data.split, seed, run.device, run.exclude_seen or False, identity,
         )  # fmt: skip
         self._shared_seconds = shared
+        self._audit = audit(self._trainer)
         return self._trainer
 
     def make_tokenizer(self, data: Data, seed: int, run: Run) -> Tokenizer:
@@ -186,6 +189,7 @@ class GenerativeRecommender:
             "assignment": self._assignment,
             "shared_seconds": self._shared_seconds,
             "trains_tokenizer": trainer.estimator.trains_tokenizer,
+            "audit": self._audit,
             "decode_mode": self.decode.mode,
             "beams": self.decode.beams,
         }

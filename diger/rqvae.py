@@ -9,7 +9,7 @@ shrink together and half of the catalogue collides.)
 
 from __future__ import annotations
 
-import copy
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from diger.checks import above, at_least, one_of, whole
 from diger.quantizer import make_assignment, quantize, residual_kmeans, squared_error
 from diger.semantic_ids import code_statistics
-from diger.tokenizer import Progress, Tokenizer, shared
+from diger.tokenizer import Progress, Tokenizer, shared, stored_at, unfinished
+from diger.tokenizer_training import Reached, TokenizerTraining, snapshot
 
-FORMAT = "rqvae-2"  # raise when the training below changes what the same settings give
+FORMAT = "rqvae-3"  # raise when the training below changes what the same settings give
 
 
 @dataclass(frozen=True)
@@ -129,42 +130,58 @@ def train_rqvae(
     seed: int,
     device: str = "cpu",
     progress: Progress | None = None,
+    keep: Path | None = None,
 ) -> RQVAE:
     """Train on the whole catalogue [N, W]; returns the state with the fewest collisions.
 
     Ties go to the later state. The catalogue stays on the device.
+
+    Args:
+        keep: file in which the training is kept every ``check_every`` epochs. If there is one of
+            the same model, content and seed, it is taken up, and ends as if it had never stopped
+            (on a CPU bit for bit); a damaged one is not used. Nothing is kept without.
     """
     config = model.config
-    levels, codebook_size, _ = model.codebooks.shape
     x = torch.as_tensor(content, device=device)
     model = model.to(device)
-    with torch.no_grad():
-        start = residual_kmeans(model.encoder(x), levels, codebook_size, seed)
-        model.codebooks.copy_(start)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    best, best_state, stale = float("inf"), copy.deepcopy(model.state_dict()), 0
     shuffle = torch.Generator().manual_seed(seed)
-    for epoch in range(1, config.epochs + 1):
-        model.begin_epoch(epoch)
+    started = time.perf_counter()
+    training = TokenizerTraining(model, optimizer, shuffle)
+    at = None if keep is None else training.take_up(keep)
+    if at is None:
+        _start_codebooks(model, x, seed)
+        at = Reached(best_state=snapshot(model))
+    started -= at.seconds
+    while not at.stopped(config.epochs, config.patience):
+        at.epoch += 1
+        model.begin_epoch(at.epoch)
         order = torch.randperm(len(x), generator=shuffle).to(device)
         for rows in order.split(config.batch_size):
             optimizer.zero_grad(set_to_none=True)
             model.loss(x[rows], rows).total.backward()
             optimizer.step()
         if progress is not None:
-            progress(epoch, config.epochs)
-        last = epoch == config.epochs
-        if last or (epoch >= config.min_epochs and epoch % config.check_every == 0):
-            rate = code_statistics(model.assign(x), codebook_size).collision_rate
-            stale = 0 if rate < best else stale + 1
-            if rate <= best:
-                best, best_state = rate, copy.deepcopy(model.state_dict())
-            if stale >= config.patience:
-                break
-    model.load_state_dict(best_state)
+            progress(at.epoch, config.epochs)
+        check = at.epoch % config.check_every == 0
+        if at.epoch == config.epochs or (check and at.epoch >= config.min_epochs):
+            rate = code_statistics(model.assign(x), model.codebooks.shape[1]).collision_rate
+            at.check(rate, model)
+        at.seconds = time.perf_counter() - started
+        if check and keep is not None:
+            training.keep(keep, at)
+    model.load_state_dict(at.best_state)
+    model.facts = at.facts(config.epochs, config.patience)
     return model
+
+
+@torch.no_grad()
+def _start_codebooks(model: RQVAE, content_NxW: Tensor, seed: int) -> None:
+    levels, codebook_size, _ = model.codebooks.shape
+    start = residual_kmeans(model.encoder(content_NxW), levels, codebook_size, seed)
+    model.codebooks.copy_(start)
 
 
 def shared_rqvae(
@@ -185,6 +202,9 @@ def shared_rqvae(
         return RQVAE(content.shape[1], levels, codebook_size, config)
 
     key = [FORMAT, content_sha256, levels, codebook_size, seed, asdict(config)]
-    return shared(
-        key, make(), lambda: train_rqvae(make(), content, seed, device, progress), cache, device
-    )
+    keep = unfinished(stored_at(key, cache))
+
+    def train() -> RQVAE:
+        return train_rqvae(make(), content, seed, device, progress, keep)
+
+    return shared(key, make(), train, cache, device)

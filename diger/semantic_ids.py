@@ -79,10 +79,15 @@ def code_statistics(codes: Codes, codebook_size: int) -> CodeStatistics:
     )
 
 
+def changed_share(before: Codes, after: Codes) -> float:
+    """Share of rows [N, *] that are not the same in every column."""
+    return float((before != after).any(axis=1).mean())
+
+
 def drift(before: Codes, after: Codes) -> dict[str, Any]:
     """Share of items whose codes [N, m] changed: any of them, and level by level."""
     changed = before != after
     return {
-        "drift/full": float(changed.any(axis=1).mean()),
+        "drift/full": changed_share(before, after),
         "drift/level": [float(value) for value in changed.mean(axis=0)],
     }

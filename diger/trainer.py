@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diger import training_state
+from diger.audit import Probe
 from diger.checks import SettingError
 from diger.decode import DecodeConfig, Trie, beam_search
 from diger.estimators import Estimator, SoftCodes
 from diger.generator import ROADS, Batch, Generator
 from diger.optimizer import TrainConfig, make_optimizer
-from diger.semantic_ids import add_suffix, code_statistics, drift
+from diger.semantic_ids import add_suffix, changed_share, code_statistics, drift
 from diger.sequences import Phase, RowReader, SequenceData
 from diger.tokenizer import Tokenizer
 from diger.training_state import Best
@@ -79,18 +80,23 @@ class Trainer:
 
     # One step ------------------------------------------------------------------------------
 
-    def tokenize(self, distinct: Tensor) -> SoftCodes | None:
+    def tokenize(self, distinct: Tensor, sids_nxL: Tensor) -> SoftCodes | None:
         """Soft codes of the batch's distinct items; None where the tokenizer is frozen."""
         if not self.estimator.trains_tokenizer:
             return None
         frozen = self.config.freeze_encoder
         latent = self.latent[distinct] if frozen else self.tokenizer.encoder(self.content[distinct])
-        beta = self.tokenizer.beta
-        return self.estimator.tokenize(latent, self.tokenizer.codebooks, beta, self.noise)
+        return self.tokenize_latent(latent, sids_nxL)
+
+    def tokenize_latent(self, latent_nxD: Tensor, sids_nxL: Tensor) -> SoftCodes:
+        """Soft codes of items with these latents and, at the last refresh, these semantic IDs."""
+        return self.estimator.tokenize(
+            latent_nxD, self.tokenizer.codebooks, self.tokenizer.beta, self.noise, sids_nxL[:, :-1]
+        )
 
     def losses(self, batch: Batch, distinct: Tensor) -> tuple[dict[str, Tensor], SoftCodes | None]:
         """Scalars ``total`` and its parts."""
-        soft = self.tokenize(distinct)
+        soft = self.tokenize(distinct, batch.sids)
         rec = self.generator.loss(batch, None if soft is None else soft.y)
         if soft is None:
             return {"total": rec, "rec": rec}, None
@@ -165,6 +171,7 @@ class Trainer:
         total_steps = self.config.epochs * self.steps_per_epoch
         order = self.rows.epoch(self.config.batch_size, self._epoch_seed(epoch))
         for step, positions in enumerate(order, 1):
+            self.estimator.advance((epoch * self.steps_per_epoch + step - 1) / total_steps)
             for name, value in self.step(positions).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             done = epoch * self.steps_per_epoch + step
@@ -195,7 +202,7 @@ class Trainer:
     def _renew_sids(self) -> dict[str, Any]:
         """Number the catalogue anew with the noiseless nearest codes (frozen IDs stay)."""
         size = self.estimator.codebook_size
-        before = self.sids[:, :-1]
+        whole, before = self.sids, self.sids[:, :-1]
         if self.estimator.trains_tokenizer:
             codes = self.tokenizer.assign(self.content)
             if not self.config.freeze_encoder:
@@ -207,9 +214,11 @@ class Trainer:
                 # A collapsed codebook is a finding, not a fault: keep what validation chose.
                 self.stopped = f"codes collapsed: {error}"
             row = code_statistics(codes, size).as_log() | drift(before, codes)
+            row["drift/sid"] = changed_share(whole, self.sids)
             snr = self.estimator.signal_to_noise(self.latent, self.tokenizer.codebooks)
             return row | {"snr": snr}
-        return code_statistics(before, size).as_log() | drift(before, before)
+        frozen = {**drift(before, before), "drift/sid": 0.0}
+        return code_statistics(before, size).as_log() | frozen
 
     # Measurements --------------------------------------------------------------------------
 
@@ -219,25 +228,13 @@ class Trainer:
         """Norms of dL_rec on each codebook and on the encoder, on the rows at ``positions``.
 
         L_rec alone, before any estimator's own weighting, through the given roads. Zero means
-        that the recommendation loss does not reach the tokenizer. Draws no shared random numbers.
+        that the recommendation loss does not reach the tokenizer. With them, per level, the share
+        of the batch's items whose code the noise changed. Draws no shared random numbers.
         """
-        self.modules.eval()  # no dropout; the noise below is what training would see
-        self.noise.manual_seed(self._epoch_seed(-1))
-        batch, distinct = self.rows.batch(positions, self.sids_on_device)
-        y = None
-        if self.estimator.trains_tokenizer:
-            latent = self.tokenizer.encoder(self.content[distinct])
-            beta = self.tokenizer.beta
-            y = self.estimator.tokenize(latent, self.tokenizer.codebooks, beta, self.noise).y
-        loss = self.generator.loss(batch, y, roads)
-        wanted = [self.tokenizer.codebooks, *self.tokenizer.encoder.parameters()]
-        grads = torch.autograd.grad(loss, wanted, allow_unused=True)
-        book = grads[0] if grads[0] is not None else torch.zeros_like(self.tokenizer.codebooks)
-        encoder = [grad.square().sum() for grad in grads[1:] if grad is not None]
-        return {
-            "grad/codebook": book.flatten(1).norm(dim=1).tolist(),
-            "grad/encoder": float(torch.stack(encoder).sum().sqrt()) if encoder else 0.0,
-        }
+        probe = Probe(self, positions, self.probe_seed)
+        norms = probe.norms(probe.recommendation_loss(roads))
+        row = {f"grad/{name}": norm for name, norm in norms.items() if norm is not None}
+        return row | {"noise/flipped": probe.flipped()}
 
     def validate(self) -> dict[str, float]:
         """NDCG@10 and Recall@10 of the validation items, mean over users."""
@@ -280,6 +277,11 @@ class Trainer:
     def sids_on_device(self) -> Tensor:
         """int64 [N, m + 1]"""
         return torch.as_tensor(self.sids, dtype=torch.int64, device=self.device)
+
+    @property
+    def probe_seed(self) -> int:
+        """Of the noise in measurements, the same in every epoch."""
+        return self._epoch_seed(-1)
 
     def _epoch_seed(self, epoch: int) -> int:
         return int(np.random.SeedSequence([self.seed, epoch + 1]).generate_state(1)[0])

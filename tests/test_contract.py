@@ -15,6 +15,8 @@ from benchmark.data.split import Phase
 from benchmark.recommender import BenchmarkData, Ranking, Recommender
 from benchmark.run import check_ranking, limit_threads
 from benchmark.store import RunFolder, StoredRun
+from diger.generator import ROADS
+from tests.estimators import END_TO_END, ESTIMATORS, FROZEN
 from tests.test_config import METHODS
 
 K = 20
@@ -118,10 +120,43 @@ def test_semantic_ids_name_every_item_once(fitted, name: str) -> None:  # type: 
 @pytest.mark.parametrize("name", METHODS)
 def test_training_log_shows_whether_the_loss_reached_the_tokenizer(fitted, name: str) -> None:  # type: ignore[no-untyped-def]
     made = fitted(name)
-    if made.method.semantic_ids() is None:
+    if name not in ESTIMATORS:
         pytest.skip("has no tokenizer")
-    trains = made.method.describe()["trains_tokenizer"]
+    reached = name in END_TO_END
     for row in StoredRun(made.folder, {}).train_log():
         norms = [*row["grad/codebook"], row["grad/encoder"]]
-        assert all(norm > 0 for norm in norms) if trains else norms == [0.0] * len(norms)
-        assert (row["drift/full"] > 0) or not trains
+        assert all(norm > 0 for norm in norms) if reached else norms == [0.0] * len(norms)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_audit_tells_roads_and_parts_apart(fitted, name: str) -> None:  # type: ignore[no-untyped-def]
+    made = fitted(name)
+    if name not in ESTIMATORS:
+        pytest.skip("has no tokenizer")
+    facts = made.method.describe()["audit"]
+    for road in (*ROADS, "rec"):
+        norms = [*facts["norms"][road]["codebook"], facts["norms"][road]["encoder"]]
+        if name in END_TO_END:
+            assert all(norm > 0 for norm in norms), road
+        else:
+            assert norms == [0.0] * len(norms), road
+    assert facts["moved"] == ([] if name in FROZEN else ["codebooks"])
+    assert ("vq" in facts["norms"]) == (name not in FROZEN)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_log_has_the_instruments(fitted, name: str) -> None:  # type: ignore[no-untyped-def]
+    made = fitted(name)
+    if name not in ESTIMATORS:
+        pytest.skip("has no tokenizer")
+    rows = StoredRun(made.folder, {}).train_log()
+    levels = {"grad/codebook", "codes/entropy", "codes/used", "drift/level", "noise/flipped"}
+    for row in rows:
+        assert all(len(row[key]) == 3 for key in levels)
+        assert {"grad/encoder", "codes/collision_rate", "drift/full", "drift/sid"} <= set(row)
+        assert row["drift/sid"] >= row["drift/full"] >= max(row["drift/level"])
+        assert ("sigma" in row) == ("sdud" in name)
+        assert ("hot_share" in row) == ("frqud" in name)
+        assert ("snr" in row) == (name not in FROZEN)
+        sids = np.load(made.folder / "sids" / f"epoch={row['epoch']:04d}.npy")
+        assert sids.shape == (made.data.split.n_items, 4)

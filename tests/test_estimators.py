@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from diger.cached import FrequencyDecayCached, StandardDeviationDecayCached
 from diger.estimators import (
     GUMBEL_STD,
     CombinedDecay,
@@ -16,7 +17,20 @@ from diger.estimators import (
     StandardDeviationDecay,
     sample_gumbel,
 )
-from tests.estimators import ESTIMATORS, LEVELS, TRAINING, K, soft_codes, world
+from diger.schedules import CosineNoiseDecay, ExponentialTemperatureDecay
+from tests.estimators import (
+    CACHED,
+    DETACHED,
+    ESTIMATORS,
+    LEVELS,
+    SAMPLED,
+    TRAINING,
+    K,
+    soft_codes,
+    world,
+)
+
+STALE = [*CACHED, *DETACHED]
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -26,7 +40,24 @@ def test_forward_is_exactly_one_hot(name: str) -> None:
     assert torch.equal(y.max(-1).values, torch.ones_like(y[..., 0]))
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", STALE)
+def test_forward_reads_the_codes_of_the_last_refresh(name: str) -> None:
+    made = world()
+    for noise in (None, 0, 1):
+        soft = soft_codes(ESTIMATORS[name](LEVELS, K), made, noise)
+        assert torch.equal(soft.codes, made.batch.sids[:, :-1])
+    assert not torch.equal(soft.codes, soft.nearest)
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_no_refreshed_codes_no_guess(name: str) -> None:
+    made, estimator = world(), ESTIMATORS[name](LEVELS, K)
+    latent = made.tokenizer.encoder(made.content[:12])
+    with pytest.raises(ValueError, match="needs the codes of the last refresh"):
+        estimator.tokenize(latent, made.tokenizer.codebooks, 0.25, None)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
 def test_without_noise_the_nearest_code_twice_the_same(name: str) -> None:
     made, estimator = world(), ESTIMATORS[name](LEVELS, K)
     first, second = (soft_codes(estimator, made, noise=None) for _ in range(2))
@@ -36,7 +67,19 @@ def test_without_noise_the_nearest_code_twice_the_same(name: str) -> None:
     assert torch.equal(first.codes, assigned)
 
 
-@pytest.mark.parametrize("name", ["gumbel", "diger_sdud"])
+@pytest.mark.parametrize("name", TRAINING)
+def test_without_noise_twice_the_same_bits(name: str) -> None:
+    made, estimator = world(), ESTIMATORS[name](LEVELS, K)
+    first, second = (soft_codes(estimator, made, noise=None) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    gradients = []
+    for soft in (first, second):
+        loss = soft.vq + soft.reconstruction + made.generator.loss(made.batch, soft.y)
+        gradients.append(torch.autograd.grad(loss, made.tokenizer.codebooks)[0])
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("name", ["gumbel", "diger_sdud", "gumbel_cosine", "gumbel_tau"])
 def test_noise_changes_codes_and_its_seed_repeats_them(name: str) -> None:
     made, estimator = world(), ESTIMATORS[name](LEVELS, K)
     a, b, c = (soft_codes(estimator, made, noise).codes for noise in (1, 1, 2))
@@ -53,6 +96,65 @@ def test_zero_noise_equals_ste() -> None:
     assert torch.equal(soft_codes(sdud, made).y, ste.y)
     cold = FrequencyDecay(LEVELS, K, r=1.5)  # at the start every code has an even share
     assert torch.equal(soft_codes(cold, made).y, ste.y)
+
+
+def soft_gradient(kind: Any, noise: int, **settings: Any) -> torch.Tensor:
+    """Gradient on the codebooks of a fixed reading of y, which sees p_l and nothing else."""
+    made, estimator = world(), kind(LEVELS, K, **settings)
+    if isinstance(estimator, StandardDeviationDecayCached) and settings.get("sigma_start") == 1e-9:
+        with torch.no_grad():
+            estimator.sigma.zero_()
+    y = soft_codes(estimator, made, noise).y
+    weights = torch.arange(float(y.numel())).view_as(y).sin()
+    return torch.autograd.grad((weights * y).sum(), made.tokenizer.codebooks)[0]
+
+
+def test_noise_of_cached_codes_is_in_the_gradient_alone() -> None:
+    loud = [soft_gradient(StandardDeviationDecayCached, noise) for noise in (1, 1, 2)]
+    assert torch.equal(loud[0], loud[1])
+    assert not torch.equal(loud[0], loud[2])
+    quiet = [soft_gradient(StandardDeviationDecayCached, n, sigma_start=1e-9) for n in (1, 2)]
+    assert torch.equal(quiet[0], quiet[1])
+    cold = soft_gradient(FrequencyDecayCached, 1)  # no code is hot at the start
+    assert torch.equal(cold, quiet[0])
+
+
+def test_cosine_decay_goes_from_full_noise_to_none() -> None:
+    estimator = CosineNoiseDecay(LEVELS, K)
+    scales = []
+    for share in (0.0, 0.25, 0.5, 1.0):
+        estimator.advance(share)
+        scales.append(float(estimator.noise_scale(0)))
+    # (1 + cos(pi t)) / 2
+    assert scales == pytest.approx([1.0, (1 + 0.5**0.5) / 2, 0.5, 0.0], abs=1e-6)
+    made = world()
+    silent = soft_codes(estimator, made).y  # at the end it is STE
+    assert torch.equal(silent, soft_codes(ESTIMATORS["ste"](LEVELS, K), made).y)
+
+
+def test_temperature_decays_exponentially_and_leaves_the_draws_alone() -> None:
+    made = world()
+    estimator = ExponentialTemperatureDecay(LEVELS, K, tau=8.0, tau_end=0.5)
+    found = []
+    for share in (0.0, 0.25, 0.5, 1.0):
+        estimator.advance(share)
+        found.append(float(estimator.temperature()))
+    assert found == pytest.approx([8.0, 4.0, 2.0, 0.5])  # a factor of 16 in all: 16^(1/4) = 2
+    assert estimator.state()["tau"] == pytest.approx(0.5)
+    cold, constant = soft_codes(estimator, made), soft_codes(Gumbel(LEVELS, K, tau=8.0), made)
+    assert torch.equal(cold.codes, constant.codes)
+    book = made.tokenizer.codebooks
+    grads = [torch.autograd.grad(s.y[0, :, 0].sum(), book, retain_graph=True)[0]
+             for s in (cold, constant)]  # fmt: skip
+    assert not torch.allclose(*grads)
+
+
+def test_timetables_travel_with_the_checkpoint() -> None:
+    estimator = CosineNoiseDecay(LEVELS, K)
+    estimator.advance(0.75)
+    other = CosineNoiseDecay(LEVELS, K)
+    other.load_state_dict(estimator.state_dict())
+    assert float(other.noise_scale(0)) == float(estimator.noise_scale(0)) < 0.2
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.5, 1.0])
@@ -117,6 +219,9 @@ def test_signal_to_noise_is_none_without_noise() -> None:
         ("diger_sdud", {"lambda_": -0.1}, "lambda_ must be at least 0"),
         ("diger_sdud", {"sigma_start": 0.0}, "sigma_start must be greater than 0"),
         ("diger_frqud", {"r": 0}, "r must be greater than 0"),
+        ("gumbel_tau", {"tau_end": 0}, "tau_end must be greater than 0"),
+        ("gumbel_tau", {"tau": 1.0, "tau_end": 2.0}, "tau .at which.* must be at least 2.0"),
+        ("diger_frqud_cached", {"r": 0}, "r must be greater than 0"),
         ("diger_frqud", {"momentum": 1.0}, "momentum must be in"),
     ],
 )

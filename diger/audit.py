@@ -1,0 +1,100 @@
+"""The gradient audit: which losses reach which parts of the tokenizer, and by which road.
+
+The recommendation loss L_rec can reach the tokenizer by three roads: the codes of the history, the
+codes that the decoder is fed (teacher forcing), and the target distribution. A paper's text cannot
+show whether its code lets it; the norms here can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diger.estimators import SoftCodes
+from diger.generator import ROADS, Batch
+
+if TYPE_CHECKING:
+    from diger.trainer import Trainer
+
+
+class Probe:
+    """One batch as training would see it, but without dropout; draws no shared random numbers.
+
+    Args:
+        positions: int64, the rows of the batch.
+    """
+
+    def __init__(self, trainer: Trainer, positions: NDArray[np.int64], seed: int) -> None:
+        trainer.modules.eval()  # no dropout; the noise below is what training would see
+        trainer.noise.manual_seed(seed)
+        self.trainer = trainer
+        self.batch: Batch
+        self.batch, distinct = trainer.rows.batch(positions, trainer.sids_on_device)
+        self.soft: SoftCodes | None = None
+        if trainer.estimator.trains_tokenizer:
+            latent = trainer.tokenizer.encoder(trainer.content[distinct])
+            self.soft = trainer.tokenize_latent(latent, self.batch.sids)
+
+    def recommendation_loss(self, roads: tuple[str, ...] = ROADS) -> Tensor:
+        """L_rec alone, before any weighting of the estimator's own, through these roads."""
+        y = None if self.soft is None else self.soft.y
+        return self.trainer.generator.loss(self.batch, y, roads)
+
+    def norms(self, loss: Tensor) -> dict[str, Any]:
+        """Euclidean norms of d loss: ``codebook``, one a level; ``encoder``; ``noise``, on what
+        the estimator itself learns. Exactly 0 where the loss has no way there; None for an
+        encoder or an estimator that has no parameters."""
+        tokenizer, estimator = self.trainer.tokenizer, self.trainer.estimator
+        encoder, own = list(tokenizer.encoder.parameters()), list(estimator.parameters())
+        wanted = [tokenizer.codebooks, *encoder, *own]
+        grads: Sequence[Tensor | None] = [None] * len(wanted)
+        if loss.requires_grad:
+            grads = torch.autograd.grad(loss, wanted, allow_unused=True, retain_graph=True)
+        book = torch.zeros_like(tokenizer.codebooks) if grads[0] is None else grads[0]
+        return {
+            "codebook": book.flatten(1).norm(dim=1).tolist(),
+            "encoder": _norm(grads[1 : 1 + len(encoder)]),
+            "noise": _norm(grads[1 + len(encoder) :]),
+        }
+
+    def flipped(self) -> list[float]:
+        """Per level, the share of the batch's items whose code in the forward pass is not the one
+        that no noise would have chosen."""
+        if self.soft is None:
+            return [0.0] * self.trainer.estimator.levels
+        changed = self.soft.codes != self.soft.nearest
+        return changed.float().mean(0).tolist()
+
+
+def audit(trainer: Trainer) -> dict[str, Any]:
+    """Norms by loss and part on one batch: the first training rows, the IDs and weights as they
+    are now. Losses: ``history``, ``input`` and ``target`` (L_rec by that road alone), ``rec`` (by
+    all three), ``vq`` and ``reconstruction``."""
+    positions = trainer.data.train_positions[: trainer.config.batch_size]
+    probe = Probe(trainer, positions, trainer.probe_seed)
+    losses = {road: probe.recommendation_loss((road,)) for road in ROADS}
+    losses["rec"] = probe.recommendation_loss()
+    if probe.soft is not None:
+        losses |= {"vq": probe.soft.vq, "reconstruction": probe.soft.reconstruction}
+    moved = ["codebooks"] if trainer.estimator.trains_tokenizer else []
+    if moved and not trainer.config.freeze_encoder:
+        moved.append("encoder")
+    return {
+        "rows": len(positions),
+        "norms": {name: probe.norms(loss) for name, loss in losses.items()},
+        "moved": moved,
+        "flipped": probe.flipped(),
+    }
+
+
+def _norm(grads: Sequence[Tensor | None]) -> float | None:
+    """Norm of all gradients together; None if there are no parameters."""
+    if not grads:
+        return None
+    squares = [grad.square().sum() for grad in grads if grad is not None]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
