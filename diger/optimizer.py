@@ -18,7 +18,9 @@ from diger.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class TrainConfig:
     """Joint training. ``lr_tokenizer`` is the paper's lr_id; learning rates follow one cosine
-    schedule after ``warmup_steps``; ``patience`` counts validations without a better NDCG@10."""
+    schedule after ``warmup_steps``; ``patience`` counts validations without a better NDCG@10;
+    ``length_window`` batches share their rows out by length of history (1: they do not), which
+    saves padding."""
 
     epochs: int = 120
     patience: int = 15
@@ -33,9 +35,10 @@ class TrainConfig:
     w_reconstruction: float = 1.0
     w_vq: float = 1.0
     freeze_encoder: bool = True
+    length_window: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "valid_every", "batch_size"):
+        for name in ("epochs", "patience", "valid_every", "batch_size", "length_window"):
             whole(f"train.{name}", getattr(self, name), 1)
         whole("train.warmup_steps", self.warmup_steps, 0)
         for name in ("learning_rate", "lr_tokenizer", "lr_sigma", "clip"):

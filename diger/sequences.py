@@ -63,11 +63,27 @@ class RowReader:
         rows = index[: history.numel()].view_as(history)
         return Batch(rows, mask, index[history.numel() :], sids_NxL[distinct]), distinct
 
-    def epoch(self, batch_size: int, seed: int) -> Iterator[NDArray[np.int64]]:
-        """Positions of all training rows in batches, in an order that only ``seed`` decides."""
+    def epoch(self, batch_size: int, seed: int, window: int = 1) -> Iterator[NDArray[np.int64]]:
+        """Positions of all training rows in batches, in an order that only ``seed`` decides.
+
+        Args:
+            window: batches that are drawn together and then share their rows out by length of
+                history, so that little of a batch is padding; 1: batches as they are drawn.
+        """
         positions = self.data.train_positions
-        order = np.random.default_rng(seed).permutation(len(positions))
-        for start in range(0, len(order), batch_size):
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(positions))
+        if window > 1:
+            lengths = positions - self.data.history_starts(positions)
+            span = window * batch_size
+            pieces = [order[start : start + span] for start in range(0, len(order), span)]
+            order = np.concatenate([rows[np.argsort(lengths[rows], kind="stable")]
+                                    for rows in pieces])  # fmt: skip
+        starts = np.arange(0, len(order), batch_size)
+        if window > 1:
+            # Long rows would otherwise come last in each window, and the short batch at the end.
+            starts = rng.permutation(starts)
+        for start in starts:
             yield positions[order[start : start + batch_size]]
 
     def seen(self, users: NDArray[np.int64], phase: Phase) -> Tensor:

@@ -169,7 +169,9 @@ class Trainer:
         self.modules.train()
         sums: dict[str, Tensor] = {}
         total_steps = self.config.epochs * self.steps_per_epoch
-        order = self.rows.epoch(self.config.batch_size, self._epoch_seed(epoch))
+        order = self.rows.epoch(
+            self.config.batch_size, self._epoch_seed(epoch), self.config.length_window
+        )
         for step, positions in enumerate(order, 1):
             self.estimator.advance((epoch * self.steps_per_epoch + step - 1) / total_steps)
             for name, value in self.step(positions).items():
