@@ -128,3 +128,53 @@ def test_ties_go_to_the_lower_item() -> None:
     items = torch.tensor([[7, 3, -1, 5]])
     scores = torch.tensor([[-1.0, -1.0, float("-inf"), -0.5]])
     assert sort_lists(items, scores)[0].tolist() == [[5, 3, 7, -1]]
+
+
+def yelp_sized(n_users: int) -> tuple[Generator, np.ndarray, Tensor, Tensor]:
+    """As many items as Yelp has, on 3 levels of 256 codes, some 3% of them sharing theirs."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    n_items, size = 20_033, 256
+    codes = rng.integers(0, size, (n_items, LEVELS)).astype(np.int32)
+    codes[1::30] = codes[::30][: len(codes[1::30])]
+    sids = add_suffix(codes, size)
+    model = Generator(LEVELS, size, ModelConfig(1, 8, 8, 1, 8, 0.0, init_std=0.7)).eval()
+    history = torch.as_tensor(rng.integers(0, n_items, (n_users, 4)))
+    return model, sids, history, torch.ones(n_users, 4, dtype=torch.bool)
+
+
+def test_catalogue_of_20_033_items_with_a_beam_for_each_is_exhaustive() -> None:
+    model, sids, history, mask = yelp_sized(1)
+    ids = torch.as_tensor(sids, dtype=torch.int64)
+    items = model.embed_hard(ids)
+    found = beam_search(
+        model, items, history, mask, Trie(sids, 256), DecodeConfig(len(sids), "constrained")
+    )
+    parts = []
+    with torch.no_grad():
+        for targets in torch.arange(len(sids)).split(4096):
+            rows = len(targets)
+            batch = Batch(history.expand(rows, -1), mask.expand(rows, -1), targets, ids)
+            log_q = model.logits(batch, items, items).log_softmax(-1)
+            parts.append(log_q.gather(2, ids[targets][..., None]).sum((1, 2)))
+    scores = torch.cat(parts)
+    assert found.items[0].sort().values.equal(torch.arange(len(sids)))
+    torch.testing.assert_close(found.scores[0], scores[found.items[0]], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.scores[0], scores.sort(descending=True).values,
+                               atol=1e-4, rtol=1e-4)  # fmt: skip
+
+
+@pytest.mark.parametrize("beams", [20, 80])
+def test_free_search_at_catalogue_size_finds_what_exists(beams: int) -> None:
+    model, sids, history, mask = yelp_sized(3)
+    items, trie = model.embed_hard(torch.as_tensor(sids, dtype=torch.int64)), Trie(sids, 256)
+    free = beam_search(model, items, history, mask, trie, DecodeConfig(beams, "free"))
+    bound = beam_search(model, items, history, mask, trie, DecodeConfig(beams, "constrained"))
+    assert (bound.items >= 0).all()
+    assert bound.invalid == 0.0
+    # 20,033 of 256^3 tuples exist: an untrained model hardly ever spells one.
+    assert 0.9 < free.invalid <= 1.0
+    assert free.invalid == pytest.approx(1 - float((free.items >= 0).float().mean()))
+    known = dict(zip(bound.items[0].tolist(), bound.scores[0].tolist(), strict=True))
+    for item, score in zip(free.items[0].tolist(), free.scores[0].tolist(), strict=True):
+        assert item < 0 or known.get(item, score) == pytest.approx(score, abs=1e-4)

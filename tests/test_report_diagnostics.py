@@ -50,6 +50,23 @@ def test_inflation_by_hand(tmp_path: Path) -> None:
     assert row["item"] < row["code"]
 
 
+def test_invalid_beams_have_a_column_where_the_search_was_free(tmp_path: Path) -> None:
+    bound = add_run(tmp_path, "ste", 0)
+    table = codes_table(results([bound]))
+    assert table is not None
+    assert "Invalid" not in table.markdown_body()
+    free = [
+        add_run(tmp_path, "tiger", seed, describe__invalid_beams=share)
+        for seed, share in ((0, 0.25), (1, 0.75))
+    ]
+    table = codes_table(results([bound, *free]))
+    assert table is not None
+    rows = table.frame.set_index("method")
+    assert rows.loc["TIGER", "invalid"] == pytest.approx(0.5)
+    assert rows["invalid"].isna().tolist() == [False, True]
+    assert "Invalid beams" in table.markdown_body()
+
+
 def test_unknown_codebook_size_is_said(tmp_path: Path) -> None:
     table = codes_table(results([add_run(tmp_path, "tiger", 0, describe__codebook_size=None)]))
     assert table is not None

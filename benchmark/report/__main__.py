@@ -73,8 +73,10 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
 
 def method_order() -> list[str]:
     """Baselines first, then the two-stage road, then what trains the IDs."""
-    return ["pop", "lightgcn", "sasrec_ce", "sasrec_bce", "tiger", "ste", "gumbel",
-            "diger_sdud", "diger_frqud", "diger_sdud_frqud"]  # fmt: skip
+    variants = ["diger_sdud", "diger_frqud", "diger_sdud_frqud"]
+    return ["pop", "lightgcn", "sasrec_ce", "sasrec_bce", "tiger", "letter_tiger", "ste", "gumbel",
+            "gumbel_cosine", "gumbel_tau", *variants, *(f"{name}_cached" for name in variants),
+            *(f"{name}_detached" for name in variants)]  # fmt: skip
 
 
 def _split(argument: str) -> tuple[str, str]:

@@ -43,24 +43,35 @@ def codes_table(result: DatasetResults) -> Table | None:
                 "used": _levels([use.used for use in uses], 0),
                 "perplexity": _levels([use.perplexity for use in uses], 1),
                 "balance": _levels([use.balance for use in uses], 2),
+                "invalid": _mean([value for run in method.runs
+                                  if (value := run.info.get("describe", {}).get("invalid_beams"))
+                                  is not None]),
             }
-        )
+        )  # fmt: skip
     if not rows:
         return None
     label = f"{METRICS['ndcg'].label}@{k}"
-    columns = (
+    columns: tuple[Column, ...] = (
         Column("method", "Method"), Column("item", f"{label}, items", fixed(4)),
         Column("code", f"{label}, codes", fixed(4)), Column("inflation", "Inflation", percent),
         Column("collisions", "Collision rate", share), Column("group", "Largest group", integer),
         Column("size", "Codes a level", integer), Column("used", "Used"),
         Column("perplexity", "Perplexity"), Column("balance", "Balance"),
     )  # fmt: skip
+    free = any(row["invalid"] is not None for row in rows)
+    if free:
+        columns = (*columns, Column("invalid", "Invalid beams", share))
     caption = (
         f"Semantic IDs on {result.heading}, means over seeds, levels separated by slashes. A hit "
         "counts the target item; 'codes' counts its codes without the suffix, whichever item has "
         "them, and inflation is what that adds. Collision rate = 1 - distinct code tuples / "
         "items; balance = 1 - sum_k |n_k - N/K| / (2N); perplexity = exp(entropy) of code use."
     )
+    if free:
+        caption += (
+            " Invalid beams: share of the beams of a free search that spell no item's ID; none "
+            "for methods whose search is constrained to existing IDs."
+        )
     notes = [f"{', '.join(guessed)}: the run does not say how many codes a level has; the highest "
              "code in use was taken."] if guessed else []  # fmt: skip
     return Table(f"{result.dataset}-codes", pd.DataFrame(rows), columns, caption, tuple(notes))
