@@ -62,9 +62,13 @@ class Estimator(nn.Module):
     Args:
         levels: m. codebook_size: K.
         tau: temperature of the soft codes, > 0.
-        logit_scale: ``none`` (as released) or ``gap``: scale each level's logits so that the
+        logit_scale: ``none`` (as released); ``gap``: scale each level's logits so that the
             median gap between its two best ones over the catalogue is ``gap_target`` at the
-            start. Noise of standard deviation 1.28 then means the same for any text encoder.
+            start, and noise of standard deviation 1.28 means the same for any text encoder;
+            ``latent``: scale the quantisation losses with them, as if the latents were that much
+            larger. With the logits alone, the recommendation loss reads small latents through a
+            magnifying glass and the quantisation loss does not: its gradient, tens of times the
+            other's, then drags the codebooks away from the items.
         gap_target: in units of the logits, > 0; the larger, the quieter the noise.
     """
 
@@ -84,15 +88,15 @@ class Estimator(nn.Module):
         super().__init__()
         above("estimator.gap_target", gap_target, 0)
         above("estimator.tau", tau, 0)
-        one_of("estimator.logit_scale", logit_scale, ("none", "gap"))
+        one_of("estimator.logit_scale", logit_scale, ("none", "gap", "latent"))
         self.levels, self.codebook_size = levels, codebook_size
         self.tau, self.logit_scale, self.gap_target = tau, logit_scale, gap_target
         self.register_buffer("unit", torch.ones(levels))
 
     @property
     def scale_label(self) -> str:
-        """How the logits are scaled, as tables show it: ``none``, or ``gap`` and its target."""
-        return "none" if self.logit_scale == "none" else f"gap {self.gap_target:g}"
+        """How the logits are scaled, as tables show it: ``none``, or the way and its target."""
+        return "none" if self.logit_scale == "none" else f"{self.logit_scale} {self.gap_target:g}"
 
     # What a subclass decides ---------------------------------------------------------------
 
@@ -153,12 +157,14 @@ class Estimator(nn.Module):
             cached = None if cached_nxm is None else cached_nxm[:, level]
             y = self.relax(logits, level, generator, cached)
             chosen = y @ codebook
-            vq = vq + squared_error(chosen, residual.detach())
-            vq = vq + beta * squared_error(residual, chosen.detach())
+            unit = self.unit[level] if self.logit_scale == "latent" else 1.0
+            vq = vq + squared_error(chosen, residual.detach()) / unit
+            vq = vq + beta * squared_error(residual, chosen.detach()) / unit
             quantized = quantized + chosen
             residual = residual - chosen
             ys.append(y)
-        reconstruction = squared_error(quantized, latent_nxD)
+        # What all levels leave over is what the last one does: its unit is theirs.
+        reconstruction = squared_error(quantized, latent_nxD) / unit
         y = self.present(torch.stack(ys))
         return SoftCodes(y, torch.stack(nearest, 1), reconstruction, vq)
 
@@ -192,7 +198,7 @@ class Estimator(nn.Module):
     @torch.no_grad()
     def start(self, latent_NxD: Tensor, codebooks: Tensor) -> None:
         """Fix the logit scale on the catalogue as it is before training."""
-        if self.logit_scale == "gap":
+        if self.logit_scale != "none":
             gaps = self.median_gaps(latent_NxD, codebooks)
             self.unit.copy_((gaps / self.gap_target).clamp_min(1e-12))
 

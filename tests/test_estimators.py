@@ -203,6 +203,44 @@ def test_gap_scale_sets_the_median_gap_whatever_the_units() -> None:
         assert snr == pytest.approx([target / GUMBEL_STD] * LEVELS, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", TRAINING)
+def test_latent_scale_is_that_of_larger_latents(name: str) -> None:
+    """With ``latent`` the losses, their codes and L_rec's gradient are those of latents whose gaps
+    are as large as wanted, whatever the units they come in."""
+    made = world()
+    latent = made.tokenizer.encoder(made.content[:12]).detach()
+    found = []
+    for scale in (1.0, 1e-2):
+        books = (made.tokenizer.codebooks.detach() * scale).requires_grad_()
+        estimator = ESTIMATORS[name](LEVELS, K, logit_scale="latent", gap_target=3.0)
+        estimator.start(latent * scale, books)
+        noise = torch.Generator().manual_seed(0)
+        stale = made.batch.sids[:, :-1]
+        soft = estimator.tokenize(latent * scale, books, 0.25, noise, stale)
+        rec = made.generator.loss(made.batch, soft.y)
+        total = rec + soft.vq + soft.reconstruction
+        (grad,) = torch.autograd.grad(total, books)
+        found.append((soft.vq, soft.reconstruction, rec, grad * scale))
+    for large, small in zip(*found, strict=True):
+        torch.testing.assert_close(large, small, rtol=1e-3, atol=1e-4)
+
+
+def test_gap_scale_leaves_the_quantisation_losses_alone() -> None:
+    made = world()
+    latent = made.tokenizer.encoder(made.content[:12]).detach()
+    books = made.tokenizer.codebooks.detach()
+    losses = {}
+    for scale in ("none", "gap", "latent"):
+        estimator = Gumbel(LEVELS, K, logit_scale=scale, gap_target=3.0)
+        estimator.start(latent, books)
+        soft = estimator.tokenize(latent, books, 0.25, None)
+        losses[scale] = (float(soft.vq), float(soft.reconstruction))
+    assert losses["gap"] == losses["none"]
+    last = float(estimator.unit[-1])
+    assert losses["latent"][1] == pytest.approx(losses["none"][1] / last, rel=1e-5)
+    assert losses["latent"][0] != pytest.approx(losses["none"][0], rel=0.01)
+
+
 def test_signal_to_noise_is_none_without_noise() -> None:
     made = world()
     latent = made.tokenizer.encoder(made.content).detach()
