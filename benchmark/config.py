@@ -19,7 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from benchmark.data.config import DatasetConfig, suite_datasets
+from benchmark.data.download import Downloads
 from benchmark.data.embed import EncodeOptions
+from benchmark.data.tokenizer_choice import tokenizer_identity
 from benchmark.errors import UserError
 from benchmark.recommender import Recommender
 from benchmark.store import Cell, sha256_json
@@ -89,9 +91,16 @@ class Settings:
                 "ks": list(self.protocol.ks),
                 "top_k": self.protocol.top_k,
             },
-            "method": dict(self.method),
+            "method": self._method_identity(),
             "exclude_seen": self.exclude_seen,
         }
+
+    def _method_identity(self) -> dict[str, Any]:
+        tokenizer = self.method.get("tokenizer")
+        if not isinstance(tokenizer, Mapping):
+            return dict(self.method)
+        known = tokenizer_identity(tokenizer, lambda: Downloads.from_environment(self.cache))
+        return {**self.method, "tokenizer": known}
 
     @property
     def cell(self) -> Cell:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.split import Phase, Split
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,13 @@ class Run(Protocol):
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         """Show how far the fit is; call it as often as you like."""
+
+    def released_tokenizer(
+        self, name: str, sha256: str | None
+    ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """Settings, and tensors by name, of a released RQ-VAE: that of a data set by its name, or
+        a file by its path. ``sha256`` is the one that is trusted. What is not loaded, because it
+        is not there, of another checksum or no such file, ends the run with one line."""
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Files whose checksums run.json holds, where the method has them.
 CHECKED_FILES = ("ranks.parquet", "metrics.parquet", "config.yaml", "train.jsonl", "sids.npy")
@@ -218,6 +221,15 @@ class RunFolder:
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         if self._show is not None:
             self._show(done, total, unit, note)
+
+    def released_tokenizer(
+        self, name: str, sha256: str | None
+    ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        from benchmark.data.download import Downloads
+        from benchmark.data.tokenizer_choice import released_checkpoint
+
+        found = released_checkpoint(name, sha256, Downloads.from_environment(self.cache))
+        return found.settings, found.state
 
 
 def _finite(value: Any) -> Any:

@@ -6,6 +6,7 @@ Shapes: N items, D latent width, m levels, K codes a level. Codebooks are one te
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -129,8 +130,17 @@ def make_assignment(name: str) -> Assignment:
     raise ValueError(f"assignment must be 'argmin' or 'sinkhorn', got {name!r}")
 
 
-def residual_kmeans(latent_NxD: Tensor, levels: int, codebook_size: int, seed: int) -> Tensor:
+def residual_kmeans(
+    latent_NxD: Tensor,
+    levels: int,
+    codebook_size: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
     """Codebooks [m, K, D] from k-means on the latents, then on what each level leaves over.
+
+    Args:
+        progress: called with (levels done, levels) after each.
 
     Raises:
         SettingError: fewer items than codes.
@@ -151,4 +161,6 @@ def residual_kmeans(latent_NxD: Tensor, levels: int, codebook_size: int, seed: i
             label = means.fit_predict(residual)
         books.append(means.cluster_centers_)
         residual = residual - means.cluster_centers_[label]
+        if progress is not None:
+            progress(level + 1, levels)
     return torch.as_tensor(np.stack(books), dtype=latent_NxD.dtype, device=latent_NxD.device)

@@ -20,11 +20,11 @@ from diger.decode import DecodeConfig
 from diger.estimators import Estimator
 from diger.generator import Generator
 from diger.optimizer import TrainConfig
-from diger.rqvae import RQVAEConfig, shared_rqvae
 from diger.semantic_ids import add_suffix, code_statistics
 from diger.seq2seq import ModelConfig
 from diger.sequences import Phase, SequenceData
 from diger.tokenizer import Tokenizer
+from diger.tokenizers import make_tokenizer, tokenizer_settings
 from diger.trainer import Callbacks, Trainer
 
 
@@ -60,6 +60,9 @@ class Run(Protocol):
     def log(self, row: Mapping[str, Any]) -> None: ...
     def save_sids(self, epoch: int, sids: NDArray[np.int32]) -> None: ...
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None: ...
+    def released_tokenizer(
+        self, name: str, sha256: str | None
+    ) -> tuple[Mapping[str, Any], Mapping[str, torch.Tensor]]: ...
 
 
 class GenerativeRecommender:
@@ -92,7 +95,7 @@ class GenerativeRecommender:
         if not callable(estimator):
             raise ValueError("method.estimator needs _target_ and _partial_: true")
         self.levels, self.codebook_size = levels, codebook_size
-        self.tokenizer = build(RQVAEConfig, tokenizer, "method.tokenizer")
+        self.tokenizer_choice, self.tokenizer = tokenizer_settings(tokenizer)
         self.model = build(ModelConfig, model, "method.model")
         self.train = build(TrainConfig, train, "method.train")
         self.decode = build(DecodeConfig, decode, "method.decode")
@@ -144,13 +147,17 @@ class GenerativeRecommender:
         self._audit = audit(self._trainer)
         return self._trainer
 
+    def audit(self, data: Data, seed: int, run: Run) -> dict[str, Any]:
+        """Prepare, and measure which losses reach the tokenizer; see ``diger.audit``."""
+        self.prepare(data, seed, run)
+        return self._audit
+
     def make_tokenizer(self, data: Data, seed: int, run: Run) -> Tokenizer:
         """The trained tokenizer, on the run's device; the same for all that share its settings."""
         assert data.embeddings is not None and data.embeddings_sha256 is not None
-        return shared_rqvae(
-            data.embeddings, data.embeddings_sha256, self.levels, self.codebook_size,
-            self.tokenizer, seed, run.cache, run.device,
-            lambda done, total: run.progress(done, total, "epoch", "RQ-VAE"),
+        return make_tokenizer(
+            self.tokenizer_choice, self.tokenizer, self.levels, self.codebook_size,
+            data.embeddings, data.embeddings_sha256, seed, run,
         )  # fmt: skip
 
     @property

@@ -155,7 +155,7 @@ def train_rqvae(
         _start_codebooks(model, x, seed)
         at = Reached(best_state=snapshot(model))
     started -= at.seconds
-    while not at.stopped(config.epochs, config.patience):
+    while not at.stopped(config):
         at.epoch += 1
         model.begin_epoch(at.epoch)
         order = torch.randperm(len(x), generator=shuffle).to(device)
@@ -163,17 +163,17 @@ def train_rqvae(
             optimizer.zero_grad(set_to_none=True)
             model.loss(x[rows], rows).total.backward()
             optimizer.step()
-        if progress is not None:
-            progress(at.epoch, config.epochs)
         check = at.epoch % config.check_every == 0
         if at.epoch == config.epochs or (check and at.epoch >= config.min_epochs):
             rate = code_statistics(model.assign(x), model.codebooks.shape[1]).collision_rate
             at.check(rate, model)
+        if progress is not None:
+            progress(at.epoch, at.last_epoch(config))
         at.seconds = time.perf_counter() - started
         if check and keep is not None:
             training.keep(keep, at)
     model.load_state_dict(at.best_state)
-    model.facts = at.facts(config.epochs, config.patience)
+    model.facts = at.facts(config)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from diger.quantizer import (
 )
 from diger.rqvae import RQVAE, RQVAEConfig, shared_rqvae, train_rqvae
 from diger.semantic_ids import add_suffix, code_statistics, drift
+from diger.tokenizer_training import Reached
 
 
 def test_quantize_by_hand() -> None:
@@ -153,3 +155,143 @@ def test_shared_tokenizer_is_trained_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("diger.rqvae.train_rqvae", lambda *_: pytest.fail("trained again"))
     with pytest.raises(pytest.fail.Exception):  # another seed is another tokenizer
         shared_rqvae(x, "hash", 3, 16, CONFIG, 1, tmp_path)
+
+
+# --- a training that is interrupted ---------------------------------------------------------
+
+
+class Stopped(Exception):
+    """Somebody stops the training."""
+
+
+def stop_after(epoch: int) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        if done == epoch:
+            raise Stopped
+
+    return progress
+
+
+def training(cache: Path) -> Path:
+    """The state of the only training that is going on there."""
+    (path,) = (cache / "tokenizer").glob("*.training.pt")
+    return path
+
+
+@pytest.mark.parametrize("epoch", [14, 33, 59])
+def test_an_interrupted_training_ends_as_if_it_had_never_stopped(
+    epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = clustered()
+    whole = shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path, progress=stop_after(epoch))
+    assert training(tmp_path).exists()
+    monkeypatch.setattr("diger.rqvae.residual_kmeans", lambda *_: pytest.fail("started again"))
+    seen: list[int] = []
+    again = shared_rqvae(
+        x, "hash", 3, 16, CONFIG, 3, tmp_path, progress=lambda done, _: seen.append(done)
+    )
+    assert seen == list(range(epoch // 10 * 10 + 1, 61))  # from the last check on
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert not list((tmp_path / "tokenizer").glob("*.training.pt"))
+    without_time = [{**made.facts, "seconds": 0} for made in (whole, again)]
+    assert without_time[0] == without_time[1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "another model", "another file"])
+def test_a_damaged_state_is_not_taken_up(damage: str, tmp_path: Path) -> None:
+    x = clustered()
+    whole = shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path, progress=stop_after(25))
+    path = training(tmp_path)
+    state = torch.load(path, weights_only=True)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "another model":  # what is read first fits, what is read last does not
+        state["optimizer"]["param_groups"][0]["params"].append(99)
+        torch.save(state, path)
+    else:
+        torch.save([1, 2], path)
+    again = shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_states_of_other_settings_are_left_alone(tmp_path: Path) -> None:
+    x = clustered()
+    with pytest.raises(Stopped):
+        shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path, progress=stop_after(25))
+    path = training(tmp_path)
+    before = path.read_bytes()
+    shared_rqvae(x, "hash", 3, 16, CONFIG, 4, tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_facts_of_a_training_stay_with_the_tokenizer(tmp_path: Path) -> None:
+    x = clustered()
+    made = shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path)
+    assert made.facts["epochs"] == 60
+    assert made.facts["stopped"] == "epochs"
+    assert [epoch for epoch, _ in made.facts["collisions"]] == [40, 50, 60]
+    rates = dict(made.facts["collisions"])
+    assert rates[made.facts["best_epoch"]] == min(rates.values())
+    content = torch.as_tensor(x)
+    assert code_statistics(made.assign(content), 16).collision_rate == min(rates.values())
+    assert shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path).facts == made.facts
+    (path,) = (tmp_path / "tokenizer").glob("*.json")
+    for damaged in ("{", "[]"):
+        path.write_text(damaged)
+        assert shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path).facts == {}
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    x = clustered()
+    shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path)
+    (path,) = (tmp_path / "tokenizer").glob("*.pt")
+    leftover = path.with_name(f".{path.stem}.training.pt.123.tmp")
+    other = path.with_name(".0123456789.pt.123.tmp")
+    for file in (leftover, other):
+        file.touch()
+    shared_rqvae(x, "hash", 3, 16, CONFIG, 3, tmp_path)
+    assert not leftover.exists()
+    assert other.exists()  # somebody else may be writing it
+
+
+RULE = RQVAEConfig(epochs=1000, min_epochs=100, check_every=40, patience=3)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "best", "stale", "last"),
+    [
+        # The first check is at 120, the first multiple of 40 that is not below 100; if nothing
+        # after it is better, the third stale one is 240.
+        (0, float("inf"), 0, 240),
+        (119, float("inf"), 0, 240),
+        (120, 0.1, 0, 240),
+        (121, 0.1, 0, 240),
+        (160, 0.1, 1, 240),
+        (160, 0.1, 0, 280),
+        (240, 0.1, 3, 240),
+        (960, 0.1, 0, 1000),
+        (1000, 0.1, 1, 1000),
+    ],
+)
+def test_when_a_training_will_end(epoch: int, best: float, stale: int, last: int) -> None:
+    assert Reached({}, epoch=epoch, best=best, stale=stale).last_epoch(RULE) == last
+
+
+def test_progress_counts_to_where_the_training_ends() -> None:
+    rule = RQVAEConfig(hidden=(16,), latent=8, epochs=500, min_epochs=5, check_every=5, patience=2)
+    seen: list[tuple[int, int]] = []
+    torch.manual_seed(3)
+    made = train_rqvae(RQVAE(24, 3, 16, rule), clustered(), 3, "cpu", lambda *at: seen.append(at))
+    assert made.facts["stopped"] == "patience"
+    assert made.facts["epochs"] < 500
+    assert seen[-1] == (made.facts["epochs"], made.facts["epochs"])
+    totals = [total for _, total in seen]
+    assert totals == sorted(totals)

@@ -73,7 +73,11 @@ def checkpoint_records(hub: str = HUB) -> dict[str, Record]:
 
 
 def fetch_checkpoint(
-    name: str, downloads: Downloads, hub: str = HUB, trusted: Sequence[str] = ()
+    name: str,
+    downloads: Downloads,
+    hub: str = HUB,
+    trusted: Sequence[str] = (),
+    only: str | None = None,
 ) -> list[Path]:
     """The verified files of a data set's checkpoints, at least one: all that are at hand, or all
     that are in the pinned revision.
@@ -83,6 +87,7 @@ def fetch_checkpoint(
         downloads: where files come from.
         hub: address of the hub.
         trusted: checksums that the user adds to those on record.
+        only: the one checksum that is wanted, on record or not; None: any of them.
 
     Raises:
         UserError: an unknown name, no file with such a checksum, or a wrong download.
@@ -95,8 +100,8 @@ def fetch_checkpoint(
             f"which are {', '.join(records)}"
         )
     repository = records[name].repository
-    sums = [*records[name].sha256, *trusted]
-    found = _at_hand(name, sums, downloads)
+    sums = [*records[name].sha256, *trusted] if only is None else [only]
+    found = at_hand(name, sums, downloads)
     if found:
         return found
     listing = None if downloads.offline else list_files(repository)
@@ -120,7 +125,7 @@ def fetch_checkpoint(
     ]
 
 
-def _at_hand(name: str, sums: Sequence[str], downloads: Downloads) -> list[Path]:
+def at_hand(name: str, sums: Sequence[str], downloads: Downloads) -> list[Path]:
     """The files that the folder or the mirror has; the hub's address of them is not known yet."""
     web_mirror = downloads.has_web_mirror
     found = []
