@@ -42,24 +42,25 @@ class Bar:
     def __init__(self, label: str) -> None:
         self._label = label
         self._bar: Any = None
-        self._key: tuple[int, str] | None = None
+        self._unit: str | None = None
 
     def __call__(self, done: int, total: int, unit: str, note: str = "") -> None:
-        if self._key != (total, unit):
+        if self._unit != unit:
             self.close()
             # In a log file a line now and then is enough.
             pause = 0.2 if sys.stderr.isatty() else 15.0
             self._bar = tqdm(
                 total=total, unit=unit, desc=self._label, initial=done, mininterval=pause
             )
-            self._key = (total, unit)
+            self._unit = unit
+        self._bar.total = total  # a phase may find out that it ends sooner
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-        self._bar, self._key = None, None
+        self._bar, self._unit = None, None
 
 
 class File:

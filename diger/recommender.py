@@ -197,6 +197,7 @@ class GenerativeRecommender:
             "shared_seconds": self._shared_seconds,
             "trains_tokenizer": trainer.estimator.trains_tokenizer,
             "audit": self._audit,
+            "tokenizer": dict(trainer.tokenizer.facts),
             "decode_mode": self.decode.mode,
             "beams": self.decode.beams,
         }

@@ -49,7 +49,7 @@ class RQVAEConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     check_every: int = 50
-    patience: int = 20
+    patience: int = 5
     min_epochs: int = 100
     train_assignment: str = "argmin"
     assignment: str = "sinkhorn"

@@ -61,7 +61,9 @@ def golden_step(name: str) -> dict[str, Any]:
     parts["total"].backward()
     found: dict[str, Any] = {f"loss/{key}": float(value.detach()) for key, value in parts.items()}
     book = trainer.tokenizer.codebooks.grad
-    found["grad/codebook"] = [0.0] * LEVELS if book is None else book.flatten(1).norm(dim=1).tolist()
+    found["grad/codebook"] = (
+        [0.0] * LEVELS if book is None else book.flatten(1).norm(dim=1).tolist()
+    )
     found["grad/generator"] = _norm(trainer.generator)
     found["grad/noise"] = _norm(trainer.estimator)
     trainer.noise.manual_seed(5)

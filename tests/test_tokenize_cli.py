@@ -24,7 +24,7 @@ from tests.test_cli import call, last_error, one_error
 
 SMALL = ["dataset=ml-100k-150u", "protocol=smoke", "device=cpu"]
 #: Long enough to be stopped: an epoch is two steps.
-LONG = [*SMALL, "method.tokenizer.epochs=200", "method.tokenizer.check_every=5", "seed=7"]
+LONG = [*SMALL, "method.tokenizer.epochs=120", "method.tokenizer.check_every=5", "seed=7"]
 
 
 def output(*arguments: str, reports: Path, cache: Path) -> tuple[list[str], Path]:
@@ -156,7 +156,7 @@ def test_stopped_and_started_again_it_goes_on(
         assert last == "interrupted: the same command goes on from here"
         assert b"Traceback" not in errors
     assert not (tmp_path / "reports" / "tokenizers").exists()
-    assert 5 <= epoch_of(cache) < 200
+    assert 5 <= epoch_of(cache) < 120
     _, folder = output(*LONG, reports=tmp_path / "reports", cache=cache)
     whole = linked_cache(tmp_path / "whole", data_cache)
     _, other = output(*LONG, reports=tmp_path / "other", cache=whole)
