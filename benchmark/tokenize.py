@@ -34,7 +34,7 @@ from benchmark.progress import make_progress
 from benchmark.recommender import BenchmarkData, Run
 from benchmark.report.code_map import code_maps, use_facts, use_of, use_table
 from benchmark.report.codes import CodeUse
-from benchmark.report.figures import save
+from benchmark.report.drawing import save
 from benchmark.run import CACHE_OPTION, check_writable, limit_threads, resolve_device
 
 if TYPE_CHECKING:

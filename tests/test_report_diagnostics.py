@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmark.aggregate import DatasetResults, aggregate
+from benchmark.report.code_map import code_grid, grid_shape
 from benchmark.report.codes import CodeUse, code_use
 from benchmark.report.diagnostics import (
     codes_table,
@@ -16,7 +17,7 @@ from benchmark.report.diagnostics import (
     gradient_verdict,
     training_table,
 )
-from benchmark.report.figures import code_grid, grid_shape, heat_maps, history
+from benchmark.report.figures import heat_maps, history
 from benchmark.store import StoredRun, write_npy
 from tests.store_fixture import LABELS, add_run, example_store
 

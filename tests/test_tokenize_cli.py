@@ -181,7 +181,7 @@ def values(axes: Axes) -> NDArray[np.float64]:
 def test_maps_show_the_counts_and_tell_none_from_one() -> None:
     codes = np.array([[0, 1], [0, 1], [3, 2], [1, 1]], dtype=np.int32)
     uses = {"argmin": use_of(codes, 4), "sinkhorn": use_of(codes[:, ::-1], 4)}
-    figure = code_maps("codes", "title", uses).figure
+    figure = code_maps("codes", "title", uses, "caption").figure
     maps = [axes for axes in figure.axes if axes.images]
     shown = [np.expm1(values(axes)).round().astype(int).tolist() for axes in maps]
     first, second = [[2, 1], [0, 1]], [[0, 3], [1, 0]]  # codes 0 1 / 2 3, row by row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmark.report.codes import CodeUse
-from benchmark.report.figures import Drawing, code_grid, grid_shape, style
+from benchmark.report.drawing import Drawing, style
 
 UNUSED = "#C8C8C8"
 
@@ -60,10 +61,38 @@ def use_table(uses: Mapping[str, CodeUse], own: str) -> list[str]:
     return text
 
 
-def code_maps(name: str, title: str, uses: Mapping[str, CodeUse]) -> Drawing:
-    """Maps of code use, a row for each of ``uses`` by label, a column for each level; one colour
-    scale, so that rows and levels can be compared; codes without items are grey, since the scale
-    alone hardly tells none from one. ``name`` is that of the files."""
+def grid_shape(n_codes: int) -> tuple[int, int]:
+    """Rows and columns of the most nearly square grid for the codes: (16, 16) for 256.
+
+    Where the codes only factor into a long strip, the last row stays partly empty.
+    """
+    for rows in range(math.isqrt(n_codes), 0, -1):
+        if n_codes % rows == 0 and n_codes // rows <= 2 * rows:
+            return rows, n_codes // rows
+    columns = math.isqrt(n_codes - 1) + 1
+    return -(-n_codes // columns), columns
+
+
+def code_grid(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Counts [K] laid out row by row, NaN where the grid has no code."""
+    rows, columns = grid_shape(len(counts))
+    grid = np.full(rows * columns, np.nan)
+    grid[: len(counts)] = counts
+    return grid.reshape(rows, columns)
+
+
+def code_maps(
+    name: str, title: str, uses: Mapping[str, CodeUse], caption: str = "", top: int | None = None
+) -> Drawing:
+    """Maps of code use, a row for each of ``uses`` by label, a column for each level.
+
+    One colour scale for all of them, so that rows and levels can be compared; codes without items
+    are grey, since the scale alone hardly tells none from one.
+
+    Args:
+        name: that of the files. title: above the maps. caption: below them in a report.
+        top: items on the most crowded code of the scale; None: that of ``uses``.
+    """
     with style():
         levels, size = next(iter(uses.values())).counts.shape
         rows, columns = grid_shape(size)
@@ -75,13 +104,14 @@ def code_maps(name: str, title: str, uses: Mapping[str, CodeUse]) -> Drawing:
             under=UNUSED, bad="none"
         )
         panels = figure.subplots(len(uses), levels, squeeze=False)
-        top = max(int(use.counts.max()) for use in uses.values())
+        top = top or max(int(use.counts.max()) for use in uses.values())
         for row, (label, use) in zip(panels, uses.items(), strict=True):
             for level, axes in enumerate(row):
                 grid = np.log1p(code_grid(use.counts[level]))
                 image = axes.imshow(grid, cmap=colours, vmin=np.log1p(0.5), vmax=np.log1p(top))
+                heading = f"{label}, level {level + 1}" if label else f"Level {level + 1}"
                 axes.set_title(
-                    f"{label}, level {level + 1}\n{use.used[level]} of {size} codes used\n"
+                    f"{heading}\n{use.used[level]} of {size} codes used\n"
                     f"perplexity {use.perplexity[level]:.1f}"
                 )
                 axes.set_axis_off()
@@ -91,8 +121,4 @@ def code_maps(name: str, title: str, uses: Mapping[str, CodeUse]) -> Drawing:
                               extend="min", label="items, log(1 + n); grey: none")  # fmt: skip
         bar.ax.set_yticklabels([f"{tick:,}" for tick in ticks])
         figure.suptitle(title, fontsize=11)
-    caption = (
-        f"Items on each code of each level (codes 0 to {size - 1} row by row), by rule of "
-        "assignment, on one colour scale; codes without items are grey."
-    )
     return Drawing(name, figure, caption)

@@ -1,4 +1,4 @@
-"""Figures from stored results, as matplotlib figures; ``save`` writes them as PNG and PDF.
+"""Figures from stored results, as matplotlib figures; ``drawing.save`` writes them as PNG and PDF.
 
 Equal input gives equal bytes: no dates in the files, no state shared through pyplot, and the
 package's own style sheet on matplotlib's defaults, whatever the user's settings.
@@ -6,11 +6,7 @@ package's own style sheet on matplotlib's defaults, whatever the user's settings
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import matplotlib.style
 import numpy as np
@@ -21,46 +17,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from benchmark.aggregate import DatasetResults, MethodRuns
+from benchmark.aggregate import DatasetResults
 from benchmark.metrics import METRICS
-from benchmark.report.codes import CodeUse, code_use
+from benchmark.report.code_map import code_maps
+from benchmark.report.codes import code_use
 from benchmark.report.diagnostics import epochs, series
-from benchmark.store import StoredRun, atomic
-
-STYLE = Path(__file__).with_name("style.mplstyle")
-FORMATS = ("png", "pdf")
-
-
-@dataclass(frozen=True, eq=False)
-class Drawing:
-    """A finished figure, the name of its files, and what readers must know to read it."""
-
-    name: str
-    figure: Figure
-    caption: str
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    with matplotlib.style.context(["default", STYLE]):
-        yield
-
-
-def save(drawing: Drawing, folder: Path, command: str) -> list[Path]:
-    """Write ``<folder>/<name>.png`` and ``.pdf``; ``command`` goes into their metadata."""
-    metadata: dict[str, dict[str, str | None]] = {
-        "png": {"Software": None, "Comment": f"Made by: {command}"},
-        "pdf": {"CreationDate": None, "Subject": f"Made by: {command}"},
-    }
-    drawing.figure.draw_without_rendering()  # lays it out once, for both formats
-    drawing.figure.set_layout_engine("none")
-    paths = []
-    for form in FORMATS:
-        path = folder / f"{drawing.name}.{form}"
-        with style(), atomic(path) as temporary:
-            drawing.figure.savefig(temporary, format=form, metadata=metadata[form])
-        paths.append(path)
-    return paths
+from benchmark.report.drawing import Drawing, style
+from benchmark.store import StoredRun
 
 
 def all_drawings(result: DatasetResults) -> list[Drawing]:
@@ -68,26 +31,6 @@ def all_drawings(result: DatasetResults) -> list[Drawing]:
     with style():
         drawings = [validation_curves(result), code_history(result), noise_history(result)]
         return [drawing for drawing in drawings if drawing is not None] + heat_maps(result)
-
-
-def grid_shape(n_codes: int) -> tuple[int, int]:
-    """Rows and columns of the most nearly square grid for the codes: (16, 16) for 256.
-
-    Where the codes only factor into a long strip, the last row stays partly empty.
-    """
-    for rows in range(math.isqrt(n_codes), 0, -1):
-        if n_codes % rows == 0 and n_codes // rows <= 2 * rows:
-            return rows, n_codes // rows
-    columns = math.isqrt(n_codes - 1) + 1
-    return -(-n_codes // columns), columns
-
-
-def code_grid(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Counts [K] laid out row by row, NaN where the grid has no code."""
-    rows, columns = grid_shape(len(counts))
-    grid = np.full(rows * columns, np.nan)
-    grid[: len(counts)] = counts
-    return grid.reshape(rows, columns)
 
 
 def heat_maps(result: DatasetResults) -> list[Drawing]:
@@ -98,31 +41,18 @@ def heat_maps(result: DatasetResults) -> list[Drawing]:
     """
     uses = [(method, use) for method in result.methods if (use := code_use(method.runs[0]))]
     top = max((int(use.counts.max()) for _, use in uses), default=0)
-    return [_heat_map(result.dataset, method, use, top) for method, use in uses]
-
-
-def _heat_map(dataset: str, method: MethodRuns, use: CodeUse, top: int) -> Drawing:
-    levels, size = use.counts.shape
-    rows, columns = grid_shape(size)
-    figure = _figure(2.6 * levels + 0.9, max(2.6 * rows / columns, 1.4) + 0.95)
-    panels = figure.subplots(1, levels, squeeze=False)[0]
-    for level, axes in enumerate(panels):
-        image = axes.imshow(np.log1p(code_grid(use.counts[level])), vmin=0, vmax=np.log1p(top))
-        axes.set_title(
-            f"Level {level + 1}\n{use.used[level]} of {size} codes used\n"
-            f"perplexity {use.perplexity[level]:.1f}"
+    return [
+        code_maps(
+            f"{result.dataset}-codes-{_file_name(method.key)}",
+            f"{method.label} on {result.dataset}: code use",
+            {"": use},
+            f"{method.label}: items on each code of each level (final semantic IDs, seed "
+            f"{method.seeds[0]}; codes row by row from 0), one colour scale for all methods; "
+            "codes without items are grey.",
+            top,
         )
-        axes.set_axis_off()
-    ticks = [0, *(t for e in range(9) for t in (10**e, 3 * 10**e) if t < top / 1.3), top]
-    bar = figure.colorbar(image, ax=list(panels), ticks=[float(np.log1p(t)) for t in ticks],
-                          shrink=0.8, label="items, log(1 + n)")  # fmt: skip
-    bar.ax.set_yticklabels([f"{tick:,}" for tick in ticks])
-    figure.suptitle(f"{method.label} on {dataset}: code use", fontsize=11)
-    caption = (
-        f"{method.label}: items on each code of each level (final semantic IDs, seed "
-        f"{method.seeds[0]}; codes 0 to {size - 1} row by row), one colour scale for all methods."
-    )
-    return Drawing(f"{dataset}-codes-{_file_name(method.key)}", figure, caption)
+        for method, use in uses
+    ]
 
 
 def validation_curves(result: DatasetResults) -> Drawing | None:

@@ -12,7 +12,7 @@ from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
 from benchmark.report import diagnostics, figures, tables
 from benchmark.report.audit import audit_table
-from benchmark.report.figures import Drawing
+from benchmark.report.drawing import Drawing, save
 from benchmark.report.provenance import protocol_line, provenance_rows, sanity_lines
 from benchmark.report.table import Markdown, Table, one_line
 from benchmark.store import StoredRun, write_text
@@ -104,7 +104,7 @@ def _section(result: DatasetResults, out: Path, command: str) -> _Section:
         _write_table(table, out, command)
     drawn = figures.all_drawings(result)
     for drawing in drawn:
-        figures.save(drawing, out / "figures", command)
+        save(drawing, out / "figures", command)
     return _Section(result, made, drawn)
 
 

@@ -1,0 +1,48 @@
+"""A finished figure and how it is written: the same bytes for the same input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from benchmark.store import atomic
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+FORMATS = ("png", "pdf")
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A finished figure, the name of its files, and what readers must know to read it."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    with matplotlib.style.context(["default", STYLE]):
+        yield
+
+
+def save(drawing: Drawing, folder: Path, command: str) -> list[Path]:
+    """Write ``<folder>/<name>.png`` and ``.pdf``; ``command`` goes into their metadata."""
+    metadata: dict[str, dict[str, str | None]] = {
+        "png": {"Software": None, "Comment": f"Made by: {command}"},
+        "pdf": {"CreationDate": None, "Subject": f"Made by: {command}"},
+    }
+    drawing.figure.draw_without_rendering()  # lays it out once, for both formats
+    drawing.figure.set_layout_engine("none")
+    paths = []
+    for form in FORMATS:
+        path = folder / f"{drawing.name}.{form}"
+        with style(), atomic(path) as temporary:
+            drawing.figure.savefig(temporary, format=form, metadata=metadata[form])
+        paths.append(path)
+    return paths
