@@ -88,6 +88,15 @@ class SasRecCE(RecBoleMethod):
             "item_length": torch.from_numpy(lengths),
         }
 
+    def item_embeddings(self) -> NDArray[np.float32]:
+        """float32 [n_items, hidden_size]: the fitted item embeddings, in our order of items.
+
+        An item without training rows keeps what the loss made of it as an answer to none.
+        """
+        fitted = self._after_fit()
+        table = fitted.watched.trainer.model.item_embedding.weight.detach().cpu().float().numpy()
+        return np.ascontiguousarray(table[fitted.item_ids])
+
 
 @dataclass(kw_only=True, eq=False)
 class SasRecBCE(SasRecCE):

@@ -79,11 +79,17 @@ def _mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 class RQVAELoss(NamedTuple):
-    """total = reconstruction + vq, scalars."""
+    """total = reconstruction + vq, scalars, and what they were taken from.
+
+    quantized: [B, D], the sum of the chosen code vectors, whose gradient goes straight through to
+    the latents. codes: int64 [B, m].
+    """
 
     total: Tensor
     reconstruction: Tensor
     vq: Tensor
+    quantized: Tensor
+    codes: Tensor
 
 
 class RQVAE(Tokenizer):
@@ -121,7 +127,7 @@ class RQVAE(Tokenizer):
             # What a level leaves over is the next level's fixed target: no codebook is moved by
             # the levels below it.
             residual = residual - chosen.detach()
-        return RQVAELoss(reconstruction + vq, reconstruction, vq)
+        return RQVAELoss(reconstruction + vq, reconstruction, vq, straight, q.codes)
 
 
 def train_rqvae(

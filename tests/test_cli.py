@@ -198,12 +198,12 @@ def test_dry_run_lists_and_trains_nothing(tmp_path: Path) -> None:
     done = call("benchmark.experiment", "smoke", "--dry-run", f"results={tmp_path}/r")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
-    assert lines[-1] == "10 cells: 0 done, 10 left"
-    assert len(lines) == 11
+    assert lines[-1] == "12 cells: 0 done, 12 left"
+    assert len(lines) == 13
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize("experiment", ["quick", "paper", "smoke", "ml-100k"])
+@pytest.mark.parametrize("experiment", ["quick", "paper", "smoke", "ml-100k", "collapse", "beauty-fifth"])
 def test_every_experiment_has_only_good_cells(experiment: str) -> None:
     from benchmark.experiment import plan
 

@@ -14,7 +14,7 @@ import pytest
 from benchmark import store
 
 REPO = Path(__file__).parents[1]
-GENERATIVE = ["tiger", "diger_sdud_frqud"]
+GENERATIVE = ["tiger", "letter_tiger", "diger_sdud_frqud", "diger_sdud_cached", "gumbel_cosine"]
 SMALL = ["dataset=ml-100k-150u", "protocol=smoke", "seed=3", "device=cpu"]
 
 
@@ -34,7 +34,9 @@ def run(*arguments: str | Path, method: str, results: Path, cache: Path) -> Path
     return Path(done.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("method", ["pop", "lightgcn", "sasrec_ce", "sasrec_bce", "tiger"])
+@pytest.mark.parametrize(
+    "method", ["pop", "lightgcn", "sasrec_ce", "sasrec_bce", "tiger", "letter_tiger"]
+)
 def test_twice_the_same_bytes(method: str, tmp_path: Path, data_cache: Path) -> None:
     folders = [run(method=method, results=tmp_path / name, cache=data_cache) for name in "ab"]
     first, second = ((folder / "ranks.parquet").read_bytes() for folder in folders)
