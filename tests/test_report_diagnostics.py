@@ -89,6 +89,9 @@ def test_training_table_reads_the_log(tmp_path: Path) -> None:
     assert rows.loc["DIGER (FrqUD), detached", "verdict"] == "zero"
     assert rows.loc["SASRec (CE)", "verdict"] == "not measured"
     assert rows.loc["DIGER (FrqUD)", "epochs"] == "6, 7"
+    runs = [run for run in example_store(tmp_path) if run.method == "diger_frqud"]
+    best = [max(row["valid/ndcg@10"] for row in run.train_log()) for run in runs]
+    assert rows.loc["DIGER (FrqUD)", "valid"] == pytest.approx(np.mean(best))
     drift = [np.mean([0.5**epoch for epoch in range(n)]) for n in (6, 7)]
     assert rows.loc["DIGER (FrqUD)", "drift"] == pytest.approx(np.mean(drift))
     assert rows.loc["DIGER (FrqUD)", "first"] == pytest.approx(0.4 / 3)
@@ -124,7 +127,7 @@ def test_heat_map_holds_every_count(tmp_path: Path) -> None:
     for drawing, method in zip(drawings, ("tiger", "ste"), strict=True):
         use: CodeUse | None = code_use(next(r for r in runs if r.method == method))
         assert use is not None
-        assert "seed 3" in drawing.caption
+        assert "epoch 4 of 0 to 8, seed 3" in drawing.caption
         for level in range(3):
             image = drawing.figure.axes[level].images[0]
             limits.add(image.get_clim())

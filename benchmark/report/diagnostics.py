@@ -114,32 +114,37 @@ def efficiency_table(result: DatasetResults) -> Table:
 
 def training_table(result: DatasetResults) -> Table | None:
     """One row a method that logs epochs; None where none does."""
-    rows = [_training_row(method) for method in result.methods if any(map(epochs, method.runs))]
+    k = result.headline_k
+    rows = [_training_row(method, k) for method in result.methods if any(map(epochs, method.runs))]
     if not rows:
         return None
     columns = (
         Column("method", "Method"), Column("epochs", "Epochs"), Column("best", "Best epoch"),
+        Column("valid", f"Validation {METRICS['ndcg'].label}@{k}, best", fixed(4)),
         Column("scale", "Logit scale"), Column("snr", "Signal to noise", significant),
         Column("drift", "Drift an epoch", share), Column("first", "|dL_rec|, first", significant),
         Column("last", "|dL_rec|, last", significant), Column("verdict", "L_rec gradient"),
     )  # fmt: skip
     caption = (
         f"Training on {result.heading}. Epochs and best epoch by seed; the rest are means over "
-        "seeds and levels. Signal to noise: median gap between a level's best two logits over "
-        "the noise, last epoch. Drift: share of items whose codes change in an epoch, mean over "
-        "epochs. |dL_rec|: norm of the recommendation loss's gradient on the codebooks in the "
-        "first and last epoch; the verdict says whether that gradient reached the tokenizer."
+        "seeds and levels. Validation: of the epoch that it selects. Signal to noise: median gap "
+        "between a level's best two logits over the noise, last epoch. Drift: share of items whose "
+        "codes change in an epoch, mean over epochs. |dL_rec|: norm of the recommendation loss's "
+        "gradient on the codebooks in the first and last epoch; the verdict says whether that "
+        "gradient reached the tokenizer."
     )
     return Table(f"{result.dataset}-training", pd.DataFrame(rows), columns, caption)
 
 
-def _training_row(method: MethodRuns) -> dict[str, Any]:
+def _training_row(method: MethodRuns, k: int) -> dict[str, Any]:
     logs = [epochs(run) for run in method.runs]
     gradients = [grads for log in logs if (grads := series(log, "grad/codebook"))]
     return {
         "method": method.label,
         "epochs": ", ".join(str(len(log)) for log in logs),
         "best": ", ".join(map(str, method.facts("describe", "best_epoch"))) or None,
+        "valid": _mean([max(float(v[0]) for _, v in s)
+                        for log in logs if (s := series(log, f"valid/ndcg@{k}"))]),
         "scale": _distinct(method.facts("describe", "logit_scale")),
         "snr": _mean([np.mean(s[-1][1]) for log in logs if (s := series(log, "snr"))]),
         "drift": _mean([np.mean([np.mean(v) for _, v in s])

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from benchmark.aggregate import DatasetResults
+from benchmark.aggregate import DatasetResults, MethodRuns
 from benchmark.metrics import METRICS
 from benchmark.report.code_map import code_maps
 from benchmark.report.codes import code_use
@@ -46,13 +46,19 @@ def heat_maps(result: DatasetResults) -> list[Drawing]:
             f"{result.dataset}-codes-{_file_name(method.key)}",
             f"{method.label} on {result.dataset}: code use",
             {"": use},
-            f"{method.label}: items on each code of each level (final semantic IDs, seed "
-            f"{method.seeds[0]}; codes row by row from 0), one colour scale for all methods; "
-            "codes without items are grey.",
+            f"{method.label}: items on each code of each level (semantic IDs of the epoch that "
+            f"validation chose{_chosen(method)}, seed {method.seeds[0]}; codes row by row from 0), "
+            "one colour scale for all methods; codes without items are grey.",
             top,
         )
         for method, use in uses
     ]
+
+
+def _chosen(method: MethodRuns) -> str:
+    """``, epoch 4 of 0 to 7``, of the first seed; empty where the run does not say."""
+    best, log = method.facts("describe", "best_epoch"), epochs(method.runs[0])
+    return f", epoch {best[0]} of 0 to {log[-1]['epoch']}" if best and log else ""
 
 
 def validation_curves(result: DatasetResults) -> Drawing | None:
