@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ./run_all.sh [quick|paper|smoke|ml-100k] [--dry-run] [--jobs N] [overrides ...]
+# ./run_all.sh [quick|paper|smoke|ml-100k|beauty-fifth|collapse] [--dry-run] [--jobs N] [overrides ...]
 # Sets up the environment if need be, runs every cell of an experiment that is not done yet,
 # and writes the report. Stop it at any time; the same command goes on.
 set -euo pipefail
