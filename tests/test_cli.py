@@ -203,7 +203,9 @@ def test_dry_run_lists_and_trains_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize("experiment", ["quick", "paper", "smoke", "ml-100k", "collapse", "beauty-fifth"])
+@pytest.mark.parametrize(
+    "experiment", ["quick", "paper", "smoke", "ml-100k", "collapse", "beauty-fifth"]
+)
 def test_every_experiment_has_only_good_cells(experiment: str) -> None:
     from benchmark.experiment import plan
 
