@@ -100,10 +100,8 @@ def test_end_to_end_codes_know_more_of_the_clusters(results: Results, name: str)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", END_TO_END)
 def test_end_to_end_ranks_better_than_two_stage(results: Results, name: str) -> None:
-    """Not shown at 0.01 for noise that never fades: measured p = 0.02 for ``gumbel``, whose
-    inputs stay noisy to the last step. For the others p was 0.002 or less."""
     p = p_greater(column(results[name], "ndcg"), column(results["tiger"], "ndcg"))
-    assert p < (0.05 if name == "gumbel" else LEVEL), table(results)
+    assert p < LEVEL, table(results)
 
 
 @pytest.mark.slow
@@ -114,13 +112,21 @@ def test_codes_of_ste_fall(results: Results) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gumbel", "diger_sdud"])
-def test_noise_on_all_codes_keeps_more_of_them_than_ste(results: Results, name: str) -> None:
-    """More, not all: of 31.5 codes STE ended with 29.7, ``gumbel`` with 30.5 (p = 0.02 that it
-    does not fall), ``diger_sdud`` with 31.1. That Gumbel's do not fall at all is not shown.
-    ``diger_frqud``, whose noise is on hot codes only, ended with 29.8, as STE."""
-    assert p_greater(column(results[name], "end"), column(results["ste"], "end")) < LEVEL, table(
-        results
-    )
+def test_codes_under_noise_on_all_of_them_are_not_found_to_fall(
+    results: Results, name: str
+) -> None:
+    """Not found at the level at which STE's are, which is less than shown to stay: of 31.5 codes
+    STE ended with 30.2, ``gumbel`` with 30.4 (p = 0.016), ``diger_sdud`` with 31.3 (p = 0.08).
+    ``diger_frqud``, whose noise is on hot codes only, ended with 30.3 (p = 0.001), as STE."""
+    p = p_greater(column(results[name], "start"), column(results[name], "end"))
+    assert p > LEVEL, table(results)
+
+
+@pytest.mark.slow
+def test_learned_noise_keeps_more_codes_than_none(results: Results) -> None:
+    """For plain Gumbel that is not shown here: p = 0.17."""
+    sdud, ste = column(results["diger_sdud"], "end"), column(results["ste"], "end")
+    assert p_greater(sdud, ste) < LEVEL, table(results)
 
 
 @pytest.mark.slow
