@@ -21,7 +21,13 @@ from benchmark.guard import guard
 from benchmark.progress import make_progress
 from benchmark.recommender import BenchmarkData, Run
 from benchmark.report.audit import batch_table, verdict
-from benchmark.run import CACHE_OPTION, check_writable, limit_threads, resolve_device
+from benchmark.run import (
+    CACHE_OPTION,
+    check_writable,
+    limit_threads,
+    resolve_device,
+    seen_rule,
+)
 from benchmark.store import RunFolder
 
 
@@ -57,7 +63,8 @@ def audit_method(overrides: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
     progress = make_progress(f"{settings.method_name} seed {settings.seed}")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run = RunFolder(Path(folder), settings.cache, device, progress)
+            exclude = seen_rule(settings, method)
+            run = RunFolder(Path(folder), settings.cache, device, progress, exclude)
             found = method.audit(prepared.data, settings.seed, run)
     except ValueError as error:
         if getattr(error, "bad_setting", False):

@@ -68,6 +68,11 @@ def check_writable(folder: Path, option: str = "results=") -> None:
         ) from None
 
 
+def seen_rule(settings: Settings, method: Recommender) -> bool:
+    """Whether seen items are left out: as the settings say or, where they do not, the method."""
+    return method.excludes_seen if settings.exclude_seen is None else settings.exclude_seen
+
+
 def check_ranking(ranking: Ranking, n_users: int, n_items: int, k: int) -> None:
     """The harness trusts no method: shapes, range, distinct items, order.
 
@@ -158,7 +163,7 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
             f"protocol.top_k {protocol.top_k} is more than the {prepared.data.split.n_items} "
             "items of the data set; lower protocol.top_k and protocol.ks"
         )
-    exclude = method.excludes_seen if settings.exclude_seen is None else settings.exclude_seen
+    exclude = seen_rule(settings, method)
     record = _record(settings, prepared, exclude, device, folder)
     store.write_json(folder / "run.json", record)
     identity = OmegaConf.create({**settings.identity, "seed": settings.seed})

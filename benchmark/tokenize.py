@@ -35,7 +35,7 @@ from benchmark.recommender import BenchmarkData, Run
 from benchmark.report.code_map import code_maps, use_facts, use_of, use_table
 from benchmark.report.codes import CodeUse
 from benchmark.report.drawing import save
-from benchmark.run import CACHE_OPTION, check_writable, limit_threads, resolve_device
+from benchmark.run import CACHE_OPTION, check_writable, limit_threads, resolve_device, seen_rule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ ASSIGNMENTS = ("argmin", "sinkhorn")
 STOPPED = {
     "patience": "no check brought fewer collisions",
     "epochs": "all epochs were run",
-    "converged": "k-means converged",
+    "kmeans": "k-means of at most 50 iterations a level",
     "released": "a released checkpoint, not trained here",
 }
 
@@ -132,7 +132,8 @@ def tokenize(settings: Settings) -> tuple[Prepared, Tokenized]:
     started = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run = store.RunFolder(Path(folder), settings.cache, device, progress)
+            exclude = seen_rule(settings, method)
+            run = store.RunFolder(Path(folder), settings.cache, device, progress, exclude)
             tokenizer = method.make_tokenizer(prepared.data, settings.seed, run)
     except ValueError as error:
         if getattr(error, "bad_setting", False):
@@ -211,9 +212,10 @@ def write(settings: Settings, prepared: Prepared, made: Tokenized, command: str)
 
 
 def with_defaults(overrides: Sequence[str]) -> list[str]:
-    """The overrides, with the released sizes unless a protocol is named; keys of the tokenizer may
-    be ones that the config files leave out."""
-    found = [] if any(text.startswith("protocol=") for text in overrides) else ["protocol=paper"]
+    """The overrides, with the released sizes unless a protocol or an experiment is named; keys of
+    the tokenizer may be ones that the config files leave out."""
+    said = any(text.startswith(("protocol=", "experiment=")) for text in overrides)
+    found = [] if said else ["protocol=paper"]
     key = "method.tokenizer."
     return found + [f"++{text}" if text.startswith(key) else text for text in overrides]
 

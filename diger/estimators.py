@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diger.checks import above, at_least, one_of
+from diger.checks import SettingError, above, at_least, one_of
 from diger.quantizer import Nearest, quantize, squared_distances, squared_error
 
 GUMBEL_STD = 1.2825498301618641  # pi / sqrt(6), the standard deviation of Gumbel(0, 1)
@@ -197,10 +197,21 @@ class Estimator(nn.Module):
 
     @torch.no_grad()
     def start(self, latent_NxD: Tensor, codebooks: Tensor) -> None:
-        """Fix the logit scale on the catalogue as it is before training."""
+        """Fix the logit scale on the catalogue as it is before training.
+
+        Raises:
+            SettingError: there is no gap between the best two codes to scale by.
+        """
         if self.logit_scale != "none":
             gaps = self.median_gaps(latent_NxD, codebooks)
-            self.unit.copy_((gaps / self.gap_target).clamp_min(1e-12))
+            if not bool((gaps > 0).all()):
+                level = int((gaps > 0).float().argmin()) + 1
+                raise SettingError(
+                    f"half of the items lie as near to a second code as to their own on level "
+                    f"{level}, so there is no gap to scale by: set "
+                    "method.estimator.logit_scale=none, or fewer codes (method.codebook_size)"
+                )
+            self.unit.copy_(gaps / self.gap_target)
 
     @torch.no_grad()
     def signal_to_noise(self, latent_NxD: Tensor, codebooks: Tensor) -> list[float | None]:
@@ -252,19 +263,6 @@ class StandardDeviationDecay(Estimator):
 
     def noise_scale(self, level: int) -> Tensor:
         return self.sigma[level].abs()
-
-    def temperature(self) -> Tensor | float:
-        """tau of the soft codes, > 0: a scalar."""
-        return self.tau
-
-    def forward_codes(self, logits_nxK: Tensor, cached_n: Tensor | None) -> Tensor:
-        """int64 [n]: the codes of the forward pass, given the noisy logits of a level and, where
-        the caller has them, the items' codes of the last refresh."""
-        return logits_nxK.argmax(-1)
-
-    def present(self, y: Tensor) -> Tensor:
-        """y as the recommender gets it, with or without its gradient."""
-        return y
 
     def objective(self, recommendation_loss: Tensor) -> Tensor:
         # With lambda = 0 the logarithm has no bottom; the floor keeps it finite.

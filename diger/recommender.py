@@ -127,6 +127,11 @@ class GenerativeRecommender:
         """Everything up to the first step of joint training."""
         if data.embeddings is None or data.embeddings_sha256 is None:
             raise SettingError("generative methods need item text or item embeddings")
+        if not len(data.split.train_positions):
+            raise SettingError(
+                "there is no training row: some user needs at least 4 interactions, two of them "
+                "before the last two"
+            )
         started = time.perf_counter()
         tokenizer = self.make_tokenizer(data, seed, run)
         content = torch.as_tensor(data.embeddings, device=run.device)

@@ -46,7 +46,7 @@ def train_rq_kmeans(
     with torch.no_grad():
         books = residual_kmeans(torch.as_tensor(content), levels, codebook_size, seed, progress)
         model.codebooks.copy_(books)
-    model.facts = {"stopped": "converged", "seconds": time.perf_counter() - started}
+    model.facts = {"stopped": "kmeans", "seconds": time.perf_counter() - started}
     return model
 
 

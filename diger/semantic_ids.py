@@ -13,14 +13,9 @@ from diger.checks import SettingError
 Codes = NDArray[np.int32]
 
 
-def add_suffix(codes: Codes, codebook_size: int) -> Codes:
-    """Append the suffix code: int32 [N, m + 1] from int32 [N, m].
-
-    Items that share their m codes are numbered from 0 in item order.
-
-    Raises:
-        SettingError: more items share one tuple than the suffix level has codes.
-    """
+def number_sharers(codes: Codes) -> Codes:
+    """int32 [N, m + 1] from int32 [N, m]: the items that share their m codes are numbered from 0
+    in item order, in a last column that has no upper bound."""
     _, group = np.unique(codes, axis=0, return_inverse=True)
     group = group.reshape(-1)
     order = np.argsort(group, kind="stable")
@@ -28,13 +23,24 @@ def add_suffix(codes: Codes, codebook_size: int) -> Codes:
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     suffix = np.empty(len(codes), dtype=np.int32)
     suffix[order] = np.arange(len(codes)) - np.repeat(firsts, counts)
+    return np.concatenate([codes, suffix[:, None]], axis=1).astype(np.int32)
+
+
+def add_suffix(codes: Codes, codebook_size: int) -> Codes:
+    """Append the suffix code: int32 [N, m + 1] from int32 [N, m], see ``number_sharers``.
+
+    Raises:
+        SettingError: more items share one tuple than the suffix level has codes.
+    """
+    sids = number_sharers(codes)
+    suffix = sids[:, -1]
     if suffix.max() >= codebook_size:
         raise SettingError(
             f"{suffix.max() + 1} items share the same {codes.shape[1]} codes, but the suffix has "
             f"only {codebook_size} values: raise method.codebook_size or method.levels, or train "
             "the tokenizer longer (method.tokenizer.epochs) so that fewer items collide"
         )
-    return np.concatenate([codes, suffix[:, None]], axis=1).astype(np.int32)
+    return sids
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from diger.decode import DecodeConfig, Trie, beam_search
 from diger.estimators import Estimator, SoftCodes
 from diger.generator import ROADS, Batch, Generator
 from diger.optimizer import TrainConfig, make_optimizer
-from diger.semantic_ids import add_suffix, changed_share, code_statistics, drift
+from diger.semantic_ids import add_suffix, changed_share, code_statistics, drift, number_sharers
 from diger.sequences import Phase, RowReader, SequenceData
 from diger.tokenizer import Tokenizer
 from diger.training_state import Best
@@ -66,6 +66,9 @@ class Trainer:
             {"generator": generator, "tokenizer": tokenizer, "estimator": estimator}
         ).to(device)
         self.content, self.sids, self.seed, self.device = content, sids, seed, device
+        # What the tokenizer made of the catalogue at the last refresh. It is ``sids`` unless the
+        # codes have collapsed, so that their sharers are too many for the suffix.
+        self.made = sids
         self.rows = RowReader(data, device)
         self.steps_per_epoch = math.ceil(len(data.train_positions) / config.batch_size)
         with torch.no_grad():
@@ -152,7 +155,7 @@ class Trainer:
             if not self.stopped and stale >= self.config.patience:
                 self.stopped = f"no better validation in {stale} checks"
             report.log(row)
-            report.save_sids(epoch, self.sids)
+            report.save_sids(epoch, self.made)
             state = {"epoch": epoch, "stale": stale, "stopped": self.stopped}
             training_state.save(
                 folder, self.modules, self.optimizer, self.schedule, self.sids, self.best, state,
@@ -216,7 +219,8 @@ class Trainer:
                 # A collapsed codebook is a finding, not a fault: keep what validation chose.
                 self.stopped = f"codes collapsed: {error}"
             row = code_statistics(codes, size).as_log() | drift(before, codes)
-            row["drift/sid"] = changed_share(whole, self.sids)
+            self.made = number_sharers(codes)
+            row["drift/sid"] = changed_share(whole, self.made)
             snr = self.estimator.signal_to_noise(self.latent, self.tokenizer.codebooks)
             return row | {"snr": snr}
         frozen = {**drift(before, before), "drift/sid": 0.0}

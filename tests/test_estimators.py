@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from diger.cached import FrequencyDecayCached, StandardDeviationDecayCached
+from diger.checks import SettingError
 from diger.estimators import (
     GUMBEL_STD,
     CombinedDecay,
     FrequencyDecay,
     Gumbel,
+    SoftCodes,
     StandardDeviationDecay,
     sample_gumbel,
 )
@@ -95,7 +97,20 @@ def test_zero_noise_equals_ste() -> None:
     ste = soft_codes(ESTIMATORS["ste"](LEVELS, K), made)
     assert torch.equal(soft_codes(sdud, made).y, ste.y)
     cold = FrequencyDecay(LEVELS, K, r=1.5)  # at the start every code has an even share
-    assert torch.equal(soft_codes(cold, made).y, ste.y)
+    both = CombinedDecay(LEVELS, K, r=0.5)  # every code is hot, and sigma is zero
+    with torch.no_grad():
+        both.sigma.zero_()
+    assert both.hot(0).all()
+    book = made.tokenizer.codebooks
+
+    def reading(soft: SoftCodes) -> torch.Tensor:
+        loss = made.generator.loss(made.batch, soft.y) + soft.vq + soft.reconstruction
+        return torch.autograd.grad(loss, book, retain_graph=True)[0]
+
+    for quiet in (sdud, cold, both):
+        soft = soft_codes(quiet, made)
+        assert torch.equal(soft.y, ste.y)
+        assert torch.equal(reading(soft), reading(ste))
 
 
 def soft_gradient(kind: Any, noise: int, **settings: Any) -> torch.Tensor:
@@ -223,6 +238,16 @@ def test_latent_scale_is_that_of_larger_latents(name: str) -> None:
         found.append((soft.vq, soft.reconstruction, rec, grad * scale))
     for large, small in zip(*found, strict=True):
         torch.testing.assert_close(large, small, rtol=1e-3, atol=1e-4)
+
+
+def test_no_gap_to_scale_by_is_said() -> None:
+    made = world()
+    latent = made.tokenizer.encoder(made.content[:12]).detach()
+    books = made.tokenizer.codebooks.detach().clone()
+    books[1] = books[1, 0]  # all codes of the second level are one
+    with pytest.raises(SettingError, match=r"level 2.*no gap to scale by.*logit_scale=none"):
+        Gumbel(LEVELS, K, logit_scale="latent").start(latent, books)
+    Gumbel(LEVELS, K).start(latent, books)
 
 
 def test_gap_scale_leaves_the_quantisation_losses_alone() -> None:

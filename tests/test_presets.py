@@ -50,14 +50,33 @@ def test_released_settings(dataset: str, family: str, decay: str) -> None:
         assert made["estimator"][key] == value
     train = made["train"]
     assert (train["epochs"], train["patience"]) == (wanted["epochs"], wanted["patience"])
-    assert train["lr_tokenizer"] == (wanted["cached"] if family else wanted["lr_id"])
+    assert train["lr_tokenizer"] == (wanted["cached"] if family == "_cached" else wanted["lr_id"])
     assert (train["lr_sigma"], train["batch_size"], train["warmup_steps"]) == (1e-3, 256, 500)
     assert (train["learning_rate"], train["weight_decay"]) == (1e-3, 0.05)
     assert made["decode"]["beams"] == wanted["beams"]
     for key, value in wanted["rqvae"].items():
         assert made["tokenizer"][key] == value
+    wide = dataset.endswith("/released")  # 4096-d vectors
+    assert made["tokenizer"]["hidden"] == ([2048, 1024, 512] if wide else [512, 256, 128])
+    assert made["tokenizer"]["latent"] == (256 if wide else 64)
     assert made["tokenizer"]["epochs"] == 10_000
     assert made["tokenizer"]["train_assignment"] == "sinkhorn"
+
+
+@pytest.mark.parametrize("dataset", VARIANTS)
+def test_found_settings_differ_in_noise_and_learning_rate_alone(dataset: str) -> None:
+    """And not at all for the vectors that the released settings were tuned on."""
+    cell = (f"dataset={dataset}", "protocol=paper", "method=diger_sdud_frqud_cached")
+    released, found = method(*cell), method(*cell, "settings@preset=found")
+    if dataset.endswith("/released"):
+        assert found == released
+        return
+    assert found["estimator"].pop("logit_scale") == "gap"
+    for made in (released, found):
+        made["estimator"] = {key: value for key, value in made["estimator"].items()
+                             if key not in ("logit_scale", "tau", "gap_target")}  # fmt: skip
+        made["train"] = {k: v for k, v in made["train"].items() if k != "lr_tokenizer"}
+    assert found == released
 
 
 @pytest.mark.parametrize("dataset", VARIANTS)

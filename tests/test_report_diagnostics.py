@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -90,13 +91,42 @@ def test_training_table_reads_the_log(tmp_path: Path) -> None:
     assert rows.loc["SASRec (CE)", "verdict"] == "not measured"
     assert rows.loc["DIGER (FrqUD)", "epochs"] == "6, 7"
     runs = [run for run in example_store(tmp_path) if run.method == "diger_frqud"]
-    best = [max(row["valid/ndcg@10"] for row in run.train_log()) for run in runs]
+    best = [run.train_log()[4]["valid/ndcg@10"] for run in runs]  # the epoch that was chosen
     assert rows.loc["DIGER (FrqUD)", "valid"] == pytest.approx(np.mean(best))
     drift = [np.mean([0.5**epoch for epoch in range(n)]) for n in (6, 7)]
     assert rows.loc["DIGER (FrqUD)", "drift"] == pytest.approx(np.mean(drift))
     assert rows.loc["DIGER (FrqUD)", "first"] == pytest.approx(0.4 / 3)
     assert rows.loc["DIGER (FrqUD)", "snr"] == pytest.approx(1.0)
     assert "Popularity" not in rows.index
+
+
+def test_training_table_says_how_it_ended_and_with_what(tmp_path: Path) -> None:
+    ends = ("", "no better validation in 5 checks", "codes collapsed: 70 items share")
+    runs = [add_run(tmp_path, "ste", seed, describe__stopped=end, describe__best_epoch=1)
+            for seed, end in enumerate(ends)]  # fmt: skip
+    row = training_table(results(runs)).frame.iloc[0]  # type: ignore[union-attr]
+    assert row["ended"] == "all epochs, early stop, collapsed"
+    # 14 - epoch on the last level; 6, 7 and 8 epochs were run.
+    assert row["used"] == "16 / 15 / 8"
+
+
+def test_signal_to_noise_is_that_of_the_last_epochs_noisy_levels(tmp_path: Path) -> None:
+    run = add_run(tmp_path, "diger_frqud", 0, epochs=2)
+    rows = run.train_log()
+    rows[-1]["snr"] = [None, 6.0, 8.0]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (run.folder / "train.jsonl").write_text(text, encoding="utf-8")
+    table = training_table(results([run]))
+    assert table is not None
+    assert table.frame.iloc[0]["snr"] == pytest.approx(7.0)
+
+
+def test_codes_table_names_the_rule_of_assignment(tmp_path: Path) -> None:
+    runs = [add_run(tmp_path, "tiger", 0, describe__assignment="sinkhorn"),
+            add_run(tmp_path, "ste", 0, describe__assignment="argmin")]  # fmt: skip
+    table = codes_table(results(runs))
+    assert table is not None
+    assert table.frame["assignment"].tolist() == ["sinkhorn", "argmin"]
 
 
 def test_efficiency_by_hand(tmp_path: Path) -> None:

@@ -87,9 +87,12 @@ def audit_table(result: DatasetResults) -> Table | None:
         "separated by slashes, by each road alone: the codes of the history, those that the "
         "decoder is fed, and the target distribution; then by all three on the encoder and on a "
         "learned noise scale; beside them what the quantisation and reconstruction losses send to "
-        "the codebooks. 0 is exactly zero: there is no way for the gradient. Trained: what the "
-        "optimiser moves. Verdict: end to end (every level by all three roads), detached (L_rec "
-        "reaches nothing, other losses train the tokenizer) or two-stage (nothing trains it)."
+        "the codebooks. 0 is exactly zero: no gradient finds a way. Before the first step no code "
+        "is hot, so a noise scale on hot codes alone has no gradient yet; and a learned one has "
+        "another way, through the estimator's own objective, which is not counted here. Trained: "
+        "what the optimiser moves. Verdict: end to end (every level by all three roads), detached "
+        "(L_rec reaches nothing, other losses train the tokenizer) or two-stage (nothing trains "
+        "it)."
     )
     return Table(f"{result.dataset}-audit", pd.DataFrame(rows), columns, caption)
 

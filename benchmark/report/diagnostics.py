@@ -40,6 +40,7 @@ def codes_table(result: DatasetResults) -> Table | None:
                 "collisions": np.mean([use.collision_rate for use in uses]),
                 "group": max(use.largest_group for use in uses),
                 "size": uses[0].counts.shape[1],
+                "assignment": _distinct(method.facts("describe", "assignment")),
                 "used": _levels([use.used for use in uses], 0),
                 "perplexity": _levels([use.perplexity for use in uses], 1),
                 "balance": _levels([use.balance for use in uses], 2),
@@ -55,7 +56,8 @@ def codes_table(result: DatasetResults) -> Table | None:
         Column("method", "Method"), Column("item", f"{label}, items", fixed(4)),
         Column("code", f"{label}, codes", fixed(4)), Column("inflation", "Inflation", percent),
         Column("collisions", "Collision rate", share), Column("group", "Largest group", integer),
-        Column("size", "Codes a level", integer), Column("used", "Used"),
+        Column("size", "Codes a level", integer), Column("assignment", "Assignment"),
+        Column("used", "Used"),
         Column("perplexity", "Perplexity"), Column("balance", "Balance"),
     )  # fmt: skip
     free = any(row["invalid"] is not None for row in rows)
@@ -65,7 +67,10 @@ def codes_table(result: DatasetResults) -> Table | None:
         f"Semantic IDs on {result.heading}, means over seeds, levels separated by slashes. A hit "
         "counts the target item; 'codes' counts its codes without the suffix, whichever item has "
         "them, and inflation is what that adds. Collision rate = 1 - distinct code tuples / "
-        "items; balance = 1 - sum_k |n_k - N/K| / (2N); perplexity = exp(entropy) of code use."
+        "items; balance = 1 - sum_k |n_k - N/K| / (2N); perplexity = exp(entropy) of code use. "
+        "Assignment: how items get their codes; IDs that stay frozen may be balanced (sinkhorn), "
+        "those that train are the nearest codes (argmin), which accounts for part of a difference "
+        "in balance and collisions."
     )
     if free:
         caption += (
@@ -124,6 +129,7 @@ def training_table(result: DatasetResults) -> Table | None:
         Column("scale", "Logit scale"), Column("snr", "Signal to noise", significant),
         Column("drift", "Drift an epoch", share), Column("first", "|dL_rec|, first", significant),
         Column("last", "|dL_rec|, last", significant), Column("verdict", "L_rec gradient"),
+        Column("used", "Used codes, last epoch"), Column("ended", "Ended"),
     )  # fmt: skip
     caption = (
         f"Training on {result.heading}. Epochs and best epoch by seed; the rest are means over "
@@ -131,7 +137,9 @@ def training_table(result: DatasetResults) -> Table | None:
         "between a level's best two logits over the noise, last epoch. Drift: share of items whose "
         "codes change in an epoch, mean over epochs. |dL_rec|: norm of the recommendation loss's "
         "gradient on the codebooks in the first and last epoch; the verdict says whether that "
-        "gradient reached the tokenizer."
+        "gradient reached the tokenizer. Used codes: by level, as the tokenizer left them in the "
+        "last epoch, whichever epoch validation chose; a run ends as collapsed where more items "
+        "share their codes than the suffix can tell apart."
     )
     return Table(f"{result.dataset}-training", pd.DataFrame(rows), columns, caption)
 
@@ -143,17 +151,44 @@ def _training_row(method: MethodRuns, k: int) -> dict[str, Any]:
         "method": method.label,
         "epochs": ", ".join(str(len(log)) for log in logs),
         "best": ", ".join(map(str, method.facts("describe", "best_epoch"))) or None,
-        "valid": _mean([max(float(v[0]) for _, v in s)
-                        for log in logs if (s := series(log, f"valid/ndcg@{k}"))]),
+        "valid": _mean([value for run, log in zip(method.runs, logs, strict=True)
+                        if (value := _chosen_validation(run, log, k)) is not None]),
         "scale": _distinct(method.facts("describe", "logit_scale")),
-        "snr": _mean([np.mean(s[-1][1]) for log in logs if (s := series(log, "snr"))]),
+        "snr": _mean([ratio for log in logs if (ratio := _last_snr(log)) is not None]),
         "drift": _mean([np.mean([np.mean(v) for _, v in s])
                         for log in logs if (s := series(log, "drift/full"))]),
         "first": _mean([np.mean(grads[0][1]) for grads in gradients]),
         "last": _mean([np.mean(grads[-1][1]) for grads in gradients]),
+        "used": _levels([used[-1][1] for log in logs if (used := series(log, "codes/used"))], 0),
+        "ended": _endings(method.runs),
         "verdict": _distinct([gradient_verdict([v for _, v in grads]) for grads in gradients])
         or "not measured",
     }  # fmt: skip
+
+
+def _last_snr(log: list[dict[str, Any]]) -> float | None:
+    """Of the last epoch, mean over the levels that have noise; None where none has."""
+    levels = (log[-1].get("snr") or []) if log else []
+    loud = [value for value in levels if value is not None]
+    return float(np.mean(loud)) if loud else None
+
+
+def _chosen_validation(run: StoredRun, log: list[dict[str, Any]], k: int) -> float | None:
+    """Validation NDCG@k of the epoch that the run went on with; the best where it does not say."""
+    found = {epoch: float(value[0]) for epoch, value in series(log, f"valid/ndcg@{k}")}
+    best = run.info.get("describe", {}).get("best_epoch")
+    return found.get(best, max(found.values())) if found else None
+
+
+def _endings(runs: Sequence[StoredRun]) -> str | None:
+    """Why training ended, by seed; None for methods that do not say."""
+    said = [run.info.get("describe", {}).get("stopped") for run in runs]
+    if not any(reason is not None for reason in said):
+        return None
+    words = ["all epochs" if not reason else
+             "collapsed" if str(reason).startswith("codes collapsed") else "early stop"
+             for reason in said]  # fmt: skip
+    return ", ".join(words)
 
 
 def gradient_verdict(norms: Sequence[NDArray[np.float64]]) -> str:
@@ -188,8 +223,10 @@ def series(log: list[dict[str, Any]], key: str) -> list[tuple[int, NDArray[np.fl
     return found
 
 
-def _levels(values: Sequence[NDArray[Any]], digits: int) -> str:
-    """Mean over seeds, level by level: ``256 / 255 / 250``."""
+def _levels(values: Sequence[NDArray[Any]], digits: int) -> str | None:
+    """Mean over seeds, level by level: ``256 / 255 / 250``; None without values."""
+    if not values:
+        return None
     return " / ".join(f"{value:.{digits}f}" for value in np.mean(np.stack(values), axis=0))
 
 
