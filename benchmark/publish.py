@@ -1,7 +1,7 @@
 """Copy an experiment's finished runs to the published store: what a report needs, no more.
 
-``python -m benchmark.publish experiment=ml-100k``. Ranked lists, kept IDs of every epoch and
-checkpoints stay behind; a cell that is published already is replaced.
+``python -m benchmark.publish experiment=ml-100k``. Ranked lists, kept IDs of all epochs but the
+last and checkpoints stay behind; a cell that is published already is replaced.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def publish(arguments: Sequence[str], target: Path = Path("results/published")) 
         folder = target / source.relative_to(settings.results)
         if folder.exists():
             shutil.rmtree(folder)
-        for name in KEPT:
+        last = store.last_sids(source)
+        kept = [*KEPT, *([] if last is None else [str(last.relative_to(source))])]
+        for name in kept:
             if (source / name).exists():
                 with store.atomic(folder / name) as temporary:
                     shutil.copyfile(source / name, temporary)

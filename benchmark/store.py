@@ -178,10 +178,21 @@ class StoredRun:
                 f"{path} is damaged; delete {self.folder} and run the cell again"
             ) from None
 
+    def last_sids(self) -> NDArray[np.int32] | None:
+        """As ``sids``, but of the last epoch, whichever one validation chose; its suffix may be
+        larger than the codebook where the codes have collapsed. None where it was not kept."""
+        path = last_sids(self.folder)
+        return None if path is None else np.load(path, allow_pickle=False)
+
     def sids(self) -> NDArray[np.int32] | None:
         """int32 [n_items, m + 1], last column the suffix; None for methods without."""
         path = self.folder / "sids.npy"
         return np.load(path, allow_pickle=False) if path.exists() else None
+
+
+def last_sids(folder: Path) -> Path | None:
+    """The kept semantic IDs of a run's last epoch; None where none were kept."""
+    return max(folder.glob("sids/epoch=*.npy"), default=None)
 
 
 class RunFolder:

@@ -167,6 +167,23 @@ def test_heat_map_holds_every_count(tmp_path: Path) -> None:
     assert len(limits) == 1
 
 
+def test_heat_map_shows_the_last_epoch_where_it_is_another(tmp_path: Path) -> None:
+    run = add_run(tmp_path, "ste", 0, describe__codebook_size=4)
+    write_npy(run.folder / "sids.npy", np.array([[0, 1, 0], [1, 2, 0], [2, 3, 0]], dtype=np.int32))
+    (run.folder / "sids").mkdir()
+    for epoch, codes in ((4, [[0, 1, 0]] * 3), (5, [[3, 1, 0], [3, 1, 1], [3, 1, 2]])):
+        path = run.folder / "sids" / f"epoch={epoch:04d}.npy"
+        write_npy(path, np.array(codes, dtype=np.int32))
+    (drawing,) = heat_maps(results([run]))
+    assert "and of the last one" in drawing.caption
+    titles = [axes.get_title() for axes in drawing.figure.axes[:4]]
+    rows = [f"{row}, level {level}" for row in ("Chosen", "Last epoch") for level in (1, 2)]
+    assert [title.splitlines()[0] for title in titles] == rows
+    assert "1 of 4 codes used" in titles[2]
+    shown = np.expm1(np.asarray(drawing.figure.axes[2].images[0].get_array())).round()
+    assert shown.ravel().tolist() == [0, 0, 0, 3]
+
+
 def test_history_averages_the_seeds_that_got_there(tmp_path: Path) -> None:
     runs = tuple(add_run(tmp_path, "diger_sdud", seed, epochs=2) for seed in (0, 1))
     found = history(runs, "sigma", lambda values: float(values.mean()))

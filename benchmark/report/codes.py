@@ -55,9 +55,10 @@ class CodeUse:
         return 1 - self.n_distinct / self.n_items
 
 
-def code_use(run: StoredRun) -> CodeUse | None:
-    """Code use of a run's final semantic IDs; None for methods without."""
-    sids = run.sids()
+def code_use(run: StoredRun, last: bool = False) -> CodeUse | None:
+    """Code use of the semantic IDs that a run was tested with or, with ``last``, of those of its
+    last epoch; None for methods without, or where they were not kept."""
+    sids = run.last_sids() if last else run.sids()
     if sids is None:
         return None
     codes = sids[:, :-1]

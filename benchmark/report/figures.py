@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmark.aggregate import DatasetResults, MethodRuns
 from benchmark.metrics import METRICS
 from benchmark.report.code_map import code_maps
-from benchmark.report.codes import code_use
+from benchmark.report.codes import CodeUse, code_use
 from benchmark.report.diagnostics import epochs, series
 from benchmark.report.drawing import Drawing, style
 from benchmark.store import StoredRun
@@ -34,25 +34,38 @@ def all_drawings(result: DatasetResults) -> list[Drawing]:
 
 
 def heat_maps(result: DatasetResults) -> list[Drawing]:
-    """Code use of each method with semantic IDs, on one colour scale.
+    """Code use of each method with semantic IDs, on one colour scale: of the epoch that validation
+    chose and, where it was kept and trained on, of the last one.
 
     Codes of different seeds have nothing to do with each other, so the first seed is shown, not
     a mean over seeds.
     """
-    uses = [(method, use) for method in result.methods if (use := code_use(method.runs[0]))]
-    top = max((int(use.counts.max()) for _, use in uses), default=0)
+    drawn = [(method, uses) for method in result.methods if (uses := _uses(method))]
+    top = max((int(use.counts.max()) for _, uses in drawn for use in uses.values()), default=0)
     return [
         code_maps(
             f"{result.dataset}-codes-{_file_name(method.key)}",
             f"{method.label} on {result.dataset}: code use",
-            {"": use},
+            uses,
             f"{method.label}: items on each code of each level (semantic IDs of the epoch that "
-            f"validation chose{_chosen(method)}, seed {method.seeds[0]}; codes row by row from 0), "
-            "one colour scale for all methods; codes without items are grey.",
+            f"validation chose{_chosen(method)}{', and of the last one' if len(uses) > 1 else ''}, "
+            f"seed {method.seeds[0]}; codes row by row from 0), one colour scale for all methods; "
+            "codes without items are grey.",
             top,
         )
-        for method, use in uses
+        for method, uses in drawn
     ]
+
+
+def _uses(method: MethodRuns) -> dict[str, CodeUse]:
+    """Code use of the first seed by the label of its row; empty for methods without codes."""
+    run = method.runs[0]
+    chosen, last = code_use(run), code_use(run, last=True)
+    if chosen is None:
+        return {}
+    if last is None or np.array_equal(chosen.counts, last.counts):
+        return {"": chosen}
+    return {"Chosen": chosen, "Last epoch": last}
 
 
 def _chosen(method: MethodRuns) -> str:
