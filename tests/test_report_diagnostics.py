@@ -100,6 +100,14 @@ def test_training_table_reads_the_log(tmp_path: Path) -> None:
     assert "Popularity" not in rows.index
 
 
+def test_frozen_ids_have_no_logit_scale(tmp_path: Path) -> None:
+    runs = [add_run(tmp_path, method, 0, describe__trains_tokenizer=trains)
+            for method, trains in (("tiger", False), ("ste", True))]  # fmt: skip
+    table = training_table(results(runs))
+    assert table is not None
+    assert table.frame["scale"].isna().tolist() == [True, False]
+
+
 def test_training_table_says_how_it_ended_and_with_what(tmp_path: Path) -> None:
     ends = ("", "no better validation in 5 checks", "codes collapsed: 70 items share")
     runs = [add_run(tmp_path, "ste", seed, describe__stopped=end, describe__best_epoch=1)

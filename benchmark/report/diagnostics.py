@@ -153,7 +153,10 @@ def _training_row(method: MethodRuns, k: int) -> dict[str, Any]:
         "best": ", ".join(map(str, method.facts("describe", "best_epoch"))) or None,
         "valid": _mean([value for run, log in zip(method.runs, logs, strict=True)
                         if (value := _chosen_validation(run, log, k)) is not None]),
-        "scale": _distinct(method.facts("describe", "logit_scale")),
+        # Frozen IDs have no logits: their setting is there, and nothing reads it.
+        "scale": _distinct(method.facts("describe", "logit_scale"))
+        if any(method.facts("describe", "trains_tokenizer") or [True])
+        else None,
         "snr": _mean([ratio for log in logs if (ratio := _last_snr(log)) is not None]),
         "drift": _mean([np.mean([np.mean(v) for _, v in s])
                         for log in logs if (s := series(log, "drift/full"))]),
