@@ -9,26 +9,15 @@ and what the other losses send there. Trains nothing else and stores no run.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from benchmark.config import build_method, compose_config, settings_from
-from benchmark.data.prepare import prepare
 from benchmark.errors import UserError
 from benchmark.guard import guard
-from benchmark.progress import make_progress
 from benchmark.recommender import BenchmarkData, Run
 from benchmark.report.audit import batch_table, verdict
-from benchmark.run import (
-    CACHE_OPTION,
-    check_writable,
-    limit_threads,
-    resolve_device,
-    seen_rule,
-)
-from benchmark.store import RunFolder
+from benchmark.run import visit
 
 
 @runtime_checkable
@@ -52,26 +41,8 @@ def audit_method(overrides: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
             f"{settings.method_name} has no tokenizer, so there is no gradient to audit; "
             "choose a method with semantic IDs, such as method=tiger or method=diger_frqud"
         )
-    check_writable(settings.cache, CACHE_OPTION)
-    device = resolve_device(settings.device)
-    limit_threads(settings.threads)
-    protocol = settings.protocol
-    prepared = prepare(
-        settings.dataset, protocol.max_history, protocol.train_prefixes, settings.cache,
-        need="vectors", options=settings.embedding,
-    )  # fmt: skip
-    progress = make_progress(f"{settings.method_name} seed {settings.seed}")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            exclude = seen_rule(settings, method)
-            run = RunFolder(Path(folder), settings.cache, device, progress, exclude)
-            found = method.audit(prepared.data, settings.seed, run)
-    except ValueError as error:
-        if getattr(error, "bad_setting", False):
-            raise UserError(f"method {settings.method_name}: {error}") from None
-        raise
-    finally:
-        progress.close()
+    with visit(settings, method, f"{settings.method_name} seed {settings.seed}") as (prepared, run):
+        found = method.audit(prepared.data, settings.seed, run)
     return settings.method_label, found
 
 

@@ -10,7 +10,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,44 @@ def check_writable(folder: Path, option: str = "results=") -> None:
 def seen_rule(settings: Settings, method: Recommender) -> bool:
     """Whether seen items are left out: as the settings say or, where they do not, the method."""
     return method.excludes_seen if settings.exclude_seen is None else settings.exclude_seen
+
+
+@contextmanager
+def method_errors(name: str) -> Iterator[None]:
+    """What a method finds out about its settings on the data is bad input, in one line; it says
+    so by the mark ``bad_setting``."""
+    try:
+        yield
+    except ValueError as error:
+        if getattr(error, "bad_setting", False):
+            raise UserError(f"method {name}: {error}") from None
+        raise
+
+
+@contextmanager
+def visit(
+    settings: Settings, method: Recommender, label: str
+) -> Iterator[tuple[Prepared, store.RunFolder]]:
+    """Data with vectors and a run that leaves nothing behind but the cache, for commands that
+    look at a part of a method; on the run's device, with its threads, progress and errors."""
+    check_writable(settings.cache, CACHE_OPTION)
+    device = resolve_device(settings.device)
+    limit_threads(settings.threads)
+    protocol = settings.protocol
+    prepared = prepare(
+        settings.dataset, protocol.max_history, protocol.train_prefixes, settings.cache,
+        need="vectors", options=settings.embedding,
+    )  # fmt: skip
+    progress = make_progress(label)
+    try:
+        with method_errors(settings.method_name), tempfile.TemporaryDirectory() as folder:
+            exclude = seen_rule(settings, method)
+            yield (
+                prepared,
+                store.RunFolder(Path(folder), settings.cache, device, progress, exclude),
+            )
+    finally:
+        progress.close()
 
 
 def check_ranking(ranking: Ranking, n_users: int, n_items: int, k: int) -> None:
@@ -172,13 +211,9 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
     started = time.perf_counter()
     progress = make_progress(f"{settings.method_name} seed {settings.seed}")
     try:
-        run = store.RunFolder(folder, settings.cache, device, progress, exclude)
-        method.fit(prepared.data, settings.seed, run)
-    except ValueError as error:
-        # A method may find out on the data that a setting cannot work; it says so by this mark.
-        if getattr(error, "bad_setting", False):
-            raise UserError(f"method {settings.method_name}: {error}") from None
-        raise
+        with method_errors(settings.method_name):
+            run = store.RunFolder(folder, settings.cache, device, progress, exclude)
+            method.fit(prepared.data, settings.seed, run)
     finally:
         progress.close()
     fitted = time.perf_counter()

@@ -15,7 +15,6 @@ the semantic IDs of both (sids-argmin.npy, sids-sinkhorn.npy) and statistics.jso
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,15 +26,14 @@ from numpy.typing import NDArray
 
 from benchmark import provenance, store
 from benchmark.config import Settings, build_method, compose_config, settings_from
-from benchmark.data.prepare import Prepared, prepare
+from benchmark.data.prepare import Prepared
 from benchmark.errors import UserError
 from benchmark.guard import guard
-from benchmark.progress import make_progress
 from benchmark.recommender import BenchmarkData, Run
 from benchmark.report.code_map import code_maps, use_facts, use_of, use_table
 from benchmark.report.codes import CodeUse
 from benchmark.report.drawing import save
-from benchmark.run import CACHE_OPTION, check_writable, limit_threads, resolve_device, seen_rule
+from benchmark.run import check_writable, visit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,32 +115,14 @@ def tokenize(settings: Settings) -> tuple[Prepared, Tokenized]:
             f"{settings.method_name} has no tokenizer; choose a method with semantic IDs, such as "
             "method=tiger"
         )
-    check_writable(settings.cache, CACHE_OPTION)
     check_writable(settings.reports, "reports=")
-    device = resolve_device(settings.device)
-    limit_threads(settings.threads)
-    protocol = settings.protocol
-    prepared = prepare(
-        settings.dataset, protocol.max_history, protocol.train_prefixes, settings.cache,
-        need="vectors", options=settings.embedding,
-    )  # fmt: skip
-    if prepared.data.embeddings is None:
-        raise UserError(f"{settings.dataset.name} has no item texts and no vectors to tokenize")
-    progress = make_progress(f"tokenizer, seed {settings.seed}")
-    started = time.perf_counter()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            exclude = seen_rule(settings, method)
-            run = store.RunFolder(Path(folder), settings.cache, device, progress, exclude)
-            tokenizer = method.make_tokenizer(prepared.data, settings.seed, run)
-    except ValueError as error:
-        if getattr(error, "bad_setting", False):
-            raise UserError(f"method {settings.method_name}: {error}") from None
-        raise
-    finally:
-        progress.close()
-    seconds = time.perf_counter() - started
-    content = torch.as_tensor(prepared.data.embeddings, device=device)
+    with visit(settings, method, f"tokenizer, seed {settings.seed}") as (prepared, run):
+        if prepared.data.embeddings is None:
+            raise UserError(f"{settings.dataset.name} has no item texts and no vectors to tokenize")
+        started = time.perf_counter()  # preparing the data does not count
+        tokenizer = method.make_tokenizer(prepared.data, settings.seed, run)
+        seconds = time.perf_counter() - started
+    content = torch.as_tensor(prepared.data.embeddings, device=run.device)
     codes, sids, notes = {}, {}, []
     for rule in ASSIGNMENTS:
         codes[rule] = tokenizer.assign(content, rule)
