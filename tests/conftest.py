@@ -37,7 +37,9 @@ def dataset_config(name: str, /, **overrides: object) -> DatasetConfig:
 @pytest.fixture(scope="session")
 def data_cache() -> Path:
     """Folder for prepared data that outlives the session; its entries are content-addressed."""
-    return REPO / ".cache" / "tests"
+    folder = REPO / ".cache" / "tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
