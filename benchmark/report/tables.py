@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from benchmark.aggregate import DatasetResults, MethodRuns
 from benchmark.metrics import METRICS
 from benchmark.report.provenance import protocol_limits
 from benchmark.report.table import Column, Table, fixed, integer, p_value, percent, share
-from benchmark.significance import TESTS, compare_all, is_significant
+from benchmark.resampling import DRAWS
+from benchmark.significance import compare_all, is_significant, name_tests
 
 REPORTED = Path(__file__).parents[1] / "reported.json"
 ALPHA = 0.05
@@ -22,6 +24,12 @@ BETTER, WORSE = "†", "‡"
 
 #: Methods under test by the first word of their name; all others are baselines.
 PROPOSED = ("diger", "gumbel", "ste")
+
+
+@lru_cache(maxsize=16)  # marks and pairs share it; a data set needs six
+def compared(result: DatasetResults, metric: str, k: int) -> pd.DataFrame:
+    """``compare_all`` of the results' methods, made once; readers must not change the frame."""
+    return compare_all(result.values(metric, k))
 
 
 def is_baseline(method: str) -> bool:
@@ -116,7 +124,7 @@ def _marks(result: DatasetResults, metric: str, k: int) -> dict[str, str]:
     if not baselines or len(result.users) < 2:
         return marks
     best = str(means[baselines].idxmax())
-    for _, row in compare_all(result.values(metric, k)).iterrows():
+    for _, row in compared(result, metric, k).iterrows():
         if best in (row["a"], row["b"]) and is_significant(row, ALPHA):
             other = row["b"] if row["a"] == best else row["a"]
             if not kinds[other]:
@@ -126,13 +134,12 @@ def _marks(result: DatasetResults, metric: str, k: int) -> dict[str, str]:
 
 def _overall_caption(result: DatasetResults) -> str:
     pairs = len(result.methods) * (len(result.methods) - 1) // 2
-    tests = " and ".join(test.label for test in TESTS.values())
     return (
         f"Results on {result.heading}: mean ± standard deviation over seeds of the mean over "
         f"{len(result.users):,} test users. Best value bold, second underlined. {BETTER} above, "
-        f"{WORSE} below the best baseline of the column: {tests} on per-user values averaged over "
-        f"seeds (n = {len(result.users):,} users) both give p < {ALPHA} after Holm's correction "
-        f"over the column's {pairs} pairs of methods. Baselines: "
+        f"{WORSE} below the best baseline of the column: {name_tests(pairs)} on per-user "
+        f"values averaged over seeds (n = {len(result.users):,} users) all give p < {ALPHA} after "
+        f"Holm's correction over the column's {pairs} pairs of methods. Baselines: "
         f"{'; '.join(m.label for m in result.methods if is_baseline(m.method)) or 'none'}."
     )
 
@@ -253,23 +260,25 @@ def pairwise_table(result: DatasetResults, metric: str = "ndcg") -> Table | None
     k = result.headline_k
     if len(result.methods) < 2 or len(result.users) < 2:
         return None
-    frame = compare_all(result.values(metric, k))
+    frame = compared(result, metric, k).copy()
     frame["found"] = ["yes" if is_significant(row, ALPHA) else "no" for _, row in frame.iterrows()]
     for side in ("a", "b"):
         frame[side] = frame[side].map(result.labels)
     columns = [
         Column("a", "A"), Column("b", "B"), Column("mean_a", "A", fixed(4)),
         Column("mean_b", "B", fixed(4)), Column("difference", "A - B", fixed(4)),
+        Column("ci_low", "low", fixed(4)), Column("ci_high", "high", fixed(4)),
         Column("relative", "change", percent), Column("d_z", "d_z", fixed(3)),
     ]  # fmt: skip
-    for test in TESTS.values():
-        columns += [Column(f"{test.name}_p", f"p, {test.label}", p_value),
-                    Column(f"{test.name}_p_holm", "p, Holm", p_value)]  # fmt: skip
-    columns.append(Column("found", f"all p < {ALPHA}"))
+    for name, header in (("t", "p, t-test"), ("wilcoxon", "p, Wilcoxon")):
+        columns += [Column(f"{name}_p", header, p_value), Column(f"{name}_p_holm", "Holm", p_value)]
+    columns += [Column("flip_p_holm", "sign flips, Holm", p_value), Column("found", "found")]
     caption = (
         f"Every pair of methods on {result.heading}, {METRICS[metric].label}@{k}, paired by user "
-        f"(n = {len(result.users):,}), per-user values averaged over seeds. Holm's correction is "
-        f"over the {len(frame)} pairs of this table; d_z is Cohen's d of the paired differences."
+        f"(n = {len(result.users):,}), per-user values averaged over seeds. Low and high: 95% BCa "
+        f"bootstrap interval of A - B ({DRAWS:,} draws of users). d_z: Cohen's d of the paired "
+        f"differences. Found: {name_tests(len(frame))} all give p < {ALPHA} after Holm's "
+        f"correction over the {len(frame)} pairs of this table."
     )
     return Table(
         f"{result.dataset}-pairs", frame, tuple(columns), caption, tuple(_seed_notes(result))

@@ -1,0 +1,1 @@
+"""How fast the methods train and rank, beside a plain reference that does the same work."""
