@@ -130,6 +130,8 @@ class LetterRQVAE(RQVAE):
             than two codes.
     """
 
+    recordable = False  # an epoch's clusters are another tensor, and their draws are the host's
+
     collaborative: Tensor  # [n_items, latent]
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from benchmark.data.download import Downloads
 from benchmark.data.embed import EncodeOptions
 from benchmark.data.tokenizer_choice import tokenizer_identity
 from benchmark.errors import UserError
+from benchmark.execution import ExecutionChoice
 from benchmark.recommender import Recommender
 from benchmark.store import Cell, sha256_json
 
@@ -79,6 +80,7 @@ class Settings:
     reports: Path
     cache: Path
     embedding: EncodeOptions
+    execution: ExecutionChoice = field(default_factory=ExecutionChoice)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -183,13 +185,14 @@ def settings_from(config: DictConfig) -> Settings:
         dataset = DatasetConfig.from_mapping(plain["dataset"])
         protocol = Protocol(**plain["protocol"])
         embedding = EncodeOptions.from_mapping(plain["embedding"])
+        execution = ExecutionChoice(*(plain[k] for k in ("precision", "step", "deterministic")))
     except (ValueError, TypeError) as error:
         raise UserError(one_line(error)) from None
     return Settings(
         dataset, protocol, name, label, method, plain["exclude_seen"],
         seed, str(plain["device"]), threads,
         Path(plain["results"]), Path(plain["reports"]), Path(plain["cache"] or ".cache"),
-        embedding,
+        embedding, execution,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.split import Phase, Split
+from benchmark.execution import Execution
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +67,10 @@ class Run(Protocol):
     def exclude_seen(self) -> bool | None:
         """How validation has to treat seen items, so that a model is selected by what it will be
         tested on; None: as the method does by default."""
+
+    @property
+    def execution(self) -> Execution:
+        """How to use the device: precision, and whether steps are recorded."""
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one epoch to train.jsonl. ``row`` needs ``epoch`` (from 0) and may hold any JSON

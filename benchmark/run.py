@@ -26,6 +26,7 @@ from benchmark import provenance, store
 from benchmark.config import Settings, build_method, check_cell, expand_sweep, settings_from
 from benchmark.data.prepare import Prepared, prepare
 from benchmark.errors import UserError
+from benchmark.execution import begin
 from benchmark.guard import guard
 from benchmark.metrics import coverage, per_user_frame
 from benchmark.progress import end_with_scheduler, make_progress
@@ -94,7 +95,9 @@ def visit(
     look at a part of a method; on the run's device, with its threads, progress and errors."""
     check_writable(settings.cache, CACHE_OPTION)
     device = resolve_device(settings.device)
+    execution = settings.execution.on(device)
     limit_threads(settings.threads)
+    begin(execution, device)
     protocol = settings.protocol
     prepared = prepare(
         settings.dataset, protocol.max_history, protocol.train_prefixes, settings.cache,
@@ -106,7 +109,7 @@ def visit(
             exclude = seen_rule(settings, method)
             yield (
                 prepared,
-                store.RunFolder(Path(folder), settings.cache, device, progress, exclude),
+                store.RunFolder(Path(folder), settings.cache, device, progress, exclude, execution),
             )
     finally:
         progress.close()
@@ -191,7 +194,9 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
     for leftover in folder.rglob(".*.tmp"):  # half-written files of a run that was killed
         leftover.unlink()
     device = resolve_device(settings.device)
+    execution = settings.execution.on(device)
     limit_threads(settings.threads)
+    executed = begin(execution, device)
     protocol = settings.protocol
     prepared = prepare(
         settings.dataset, protocol.max_history, protocol.train_prefixes, settings.cache,
@@ -203,7 +208,7 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
             "items of the data set; lower protocol.top_k and protocol.ks"
         )
     exclude = seen_rule(settings, method)
-    record = _record(settings, prepared, exclude, device, folder)
+    record = _record(settings, prepared, exclude, device, folder) | {"execution": executed}
     store.write_json(folder / "run.json", record)
     identity = OmegaConf.create({**settings.identity, "seed": settings.seed})
     store.write_text(folder / "config.yaml", OmegaConf.to_yaml(identity))
@@ -212,7 +217,7 @@ def _run(settings: Settings, method: Recommender, folder: Path) -> None:
     progress = make_progress(f"{settings.method_name} seed {settings.seed}")
     try:
         with method_errors(settings.method_name):
-            run = store.RunFolder(folder, settings.cache, device, progress, exclude)
+            run = store.RunFolder(folder, settings.cache, device, progress, exclude, execution)
             method.fit(prepared.data, settings.seed, run)
     finally:
         progress.close()

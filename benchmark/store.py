@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmark.errors import UserError
+from benchmark.execution import Execution
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -205,7 +206,9 @@ class RunFolder:
         device: str,
         show: Any = None,
         exclude_seen: bool | None = None,
+        execution: Execution | None = None,
     ) -> None:
+        self.execution = execution or Execution()
         self.folder = folder
         self.cache = cache
         self.device = device

@@ -38,7 +38,7 @@ class Probe:
         self.soft: SoftCodes | None = None
         if trainer.estimator.trains_tokenizer:
             latent = trainer.tokenizer.encoder(trainer.content[distinct])
-            self.soft = trainer.tokenize_latent(latent, self.batch.sids)
+            self.soft = trainer.tokenize_latent(latent, self.batch)
 
     def recommendation_loss(self, roads: tuple[str, ...] = ROADS) -> Tensor:
         """L_rec alone, before any weighting of the estimator's own, through these roads."""

@@ -32,44 +32,46 @@ class DecodeConfig:
 
 
 class Trie:
-    """All prefixes of the catalogue's semantic IDs, as flat tensors.
+    """All prefixes of the catalogue's semantic IDs, as flat tensors on the device.
 
-    The nodes of each depth are numbered in lexicographic order, so a node's children are a run
-    of consecutive numbers in code order. A node stores which codes follow as K bits: a million
-    items with K = 256 cost 32 MB a level.
+    The nodes of each depth are numbered in lexicographic order, so that an edge, a node and the
+    code that follows it, has the number node K + code and the edges of a depth are one sorted list:
+    the child behind an edge is its place there. Beside it a node has K bits that say which codes
+    follow. Both grow with the items, not with K^depth: a million of them with K = 256 take 40 MB a
+    level.
 
     Args:
-        sids: int [N, L], all rows distinct. codebook_size: K.
+        sids: int [N, L], all rows distinct. codebook_size: K. device: None: that of ``sids``.
     """
 
-    def __init__(self, sids: NDArray[np.int32], codebook_size: int, device: str = "cpu") -> None:
-        n, length = sids.shape
-        order = np.lexsort(sids.T[::-1])
-        rows = sids[order].astype(np.int64)
+    def __init__(
+        self, sids: NDArray[np.int32] | Tensor, codebook_size: int, device: str | None = None
+    ) -> None:
+        self.sids = torch.as_tensor(sids, device=device).long()
+        n, length = self.sids.shape
         self.length, self.codebook_size, self.n_items = length, codebook_size, n
-        node = np.zeros(n, dtype=np.int64)  # every item's node at the current depth, sorted order
-        self.first_child: list[Tensor] = []  # per depth, int64 [nodes]
+        order = torch.arange(n, device=self.sids.device)
+        for column in reversed(self.sids.T):
+            order = order[column[order].argsort(stable=True)]
+        node = torch.zeros_like(order)  # every item's node at the current depth, sorted order
+        self.edges: list[Tensor] = []  # per depth, int64 [nodes of depth + 1], rising
         self.code_bits: list[Tensor] = []  # per depth, uint8 [nodes, ceil(K / 8)]
-        self.node_of_item: list[Tensor] = []  # per depth from 1, int64 [N], by item id
+        self.node_of_item: list[Tensor] = []  # per depth from 0, int64 [N], by item id
         self.leaves: list[Tensor] = []  # per depth from 1, int64 [nodes]: items below
-        for depth in range(length):
-            key = node * codebook_size + rows[:, depth]
-            children, child, below = np.unique(key, return_inverse=True, return_counts=True)
-            n_nodes = int(node[-1]) + 1
-            allowed = np.zeros((n_nodes, codebook_size), dtype=bool)
-            allowed[children // codebook_size, children % codebook_size] = True
-            bits = np.packbits(allowed, axis=1, bitorder="little")
-            first = np.concatenate([[0], np.cumsum(allowed.sum(1))[:-1]])
-            self.first_child.append(torch.as_tensor(first, device=device))
-            self.code_bits.append(torch.as_tensor(bits, device=device))
-            node = child.reshape(-1)
-            of_item = np.empty(n, dtype=np.int64)
-            of_item[order] = node
-            self.node_of_item.append(torch.as_tensor(of_item, device=device))
-            self.leaves.append(torch.as_tensor(below, device=device))
-        if len(children) != n:
+        nodes = 1
+        for column in self.sids.T:
+            self.node_of_item.append(torch.empty_like(order).scatter_(0, order, node))
+            edges, node, below = torch.unique_consecutive(
+                node * codebook_size + column[order], return_inverse=True, return_counts=True
+            )
+            self.edges.append(edges)
+            self.code_bits.append(_bits(edges, nodes, codebook_size))
+            self.leaves.append(below)
+            nodes = len(edges)
+        if nodes != n:
             raise ValueError("semantic IDs must be distinct")
-        self.item_of_leaf = torch.as_tensor(order, device=device)
+        self.node_of_item.append(torch.empty_like(order).scatter_(0, order, node))
+        self.item_of_leaf = order
 
     def allowed(self, depth: int, nodes: Tensor) -> Tensor:
         """bool [..., K]: which codes follow the nodes of this depth."""
@@ -77,19 +79,30 @@ class Trie:
         shifts = torch.arange(8, device=bits.device, dtype=torch.uint8)
         return ((bits[..., None] >> shifts) & 1).bool().flatten(-2)[..., : self.codebook_size]
 
-    def children(self, depth: int, nodes: Tensor, allowed: Tensor) -> Tensor:
-        """int64 [..., K]: node at depth + 1 behind each code; meaningless where not allowed."""
-        rank = allowed.cumsum(-1) - 1
-        return (self.first_child[depth][nodes][..., None] + rank).clamp_min(0)
+    def child(self, depth: int, nodes: Tensor, codes: Tensor) -> Tensor:
+        """int64, as ``nodes``: the node at depth + 1 behind each code; some node or other where
+        the code does not follow."""
+        place = torch.searchsorted(self.edges[depth], nodes * self.codebook_size + codes)
+        return place.clamp_max(len(self.edges[depth]) - 1)
+
+
+def _bits(edges: Tensor, nodes: int, codebook_size: int) -> Tensor:
+    """uint8 [nodes, ceil(K / 8)]: bit c of a node's row says that an edge with code c leaves it."""
+    width = -(-codebook_size // 8)
+    node, code = edges // codebook_size, edges % codebook_size
+    flat = torch.zeros(nodes * width, dtype=torch.int32, device=edges.device)
+    # The edges are distinct: adding their bits sets them.
+    flat.scatter_add_(0, node * width + code // 8, (1 << (code % 8)).int())
+    return flat.to(torch.uint8).view(nodes, width)
 
 
 class Beams(NamedTuple):
     """items: int64 [B, W], -1 where a beam ended in no item; scores: [B, W] log-probabilities,
-    -inf there; invalid: share of beams that spelled no existing ID (``free`` mode)."""
+    -inf there; invalid: scalar, share of beams that spelled no existing ID (``free`` mode)."""
 
     items: Tensor
     scores: Tensor
-    invalid: float
+    invalid: Tensor
 
 
 class _State(NamedTuple):
@@ -100,16 +113,35 @@ class _State(NamedTuple):
     codes: Tensor
 
 
-def exhausted_nodes(trie: Trie, depth: int, seen_BxS: Tensor) -> Tensor:
-    """bool [B, nodes of depth + 1]: all items below a node are among the user's seen ones.
+class Seen:
+    """The items that B users are not to get, along the trie.
 
     Args:
         seen_BxS: int64 item ids, distinct in a row, -1 where a row is shorter.
     """
-    nodes = trie.node_of_item[depth][seen_BxS.clamp_min(0)]
-    counts = torch.zeros(len(seen_BxS), len(trie.leaves[depth]), device=nodes.device)
-    counts.scatter_add_(1, nodes, (seen_BxS >= 0).to(counts.dtype))
-    return counts >= trie.leaves[depth]
+
+    def __init__(self, trie: Trie, seen_BxS: Tensor) -> None:
+        self.trie = trie
+        there = seen_BxS >= 0
+        leaf = trie.node_of_item[-1][seen_BxS.clamp_min(0)]
+        # In the order of the leaves, those below one node stand side by side at every depth.
+        self.leaf = torch.where(there, leaf, trie.n_items).sort(1).values
+        self.there = self.leaf < trie.n_items
+        self.items = trie.item_of_leaf[self.leaf.clamp_max(trie.n_items - 1)]
+
+    def strike(self, depth: int, nodes_BxW: Tensor, allowed_BxWxK: Tensor) -> Tensor:
+        """``allowed`` without the codes behind which there are seen items only."""
+        trie = self.trie
+        child = trie.node_of_item[depth + 1][self.items]
+        child = torch.where(self.there, child, len(trie.leaves[depth]))
+        of_node = torch.searchsorted(child, child, right=True) - torch.searchsorted(child, child)
+        below = trie.leaves[depth][child.clamp_max(len(trie.leaves[depth]) - 1)]
+        exhausted = self.there & (of_node == below)  # [B, S]
+        parent, code = trie.node_of_item[depth][self.items], trie.sids[self.items, depth]
+        met = exhausted[:, None] & (parent[:, None] == nodes_BxW[..., None])  # [B, W, S]
+        struck = torch.zeros_like(allowed_BxWxK, dtype=torch.int32)
+        struck.scatter_add_(2, code[:, None].expand_as(met), met.int())
+        return allowed_BxWxK & (struck == 0)
 
 
 def _expand(
@@ -118,25 +150,22 @@ def _expand(
     beams: int,
     trie: Trie | None,
     depth: int,
-    seen: Tensor | None,
+    seen: Seen | None,
 ) -> tuple[_State, Tensor]:
     """The best ``beams`` continuations and, int64 [B, W'], the beam that each one continues."""
     scores = state.scores[..., None] + log_p_BxWxK
-    children = torch.zeros_like(scores, dtype=torch.int64)
     if trie is not None:
         allowed = trie.allowed(depth, state.nodes)
-        children = trie.children(depth, state.nodes, allowed)
         if seen is not None:
-            exhausted = exhausted_nodes(trie, depth, seen)
-            inside = torch.where(allowed, children, 0)
-            allowed = allowed & ~exhausted.gather(1, inside.flatten(1)).view_as(allowed)
+            allowed = seen.strike(depth, state.nodes, allowed)
         scores = scores.masked_fill(~allowed, float("-inf"))
     k = scores.shape[-1]
     best, index = scores.flatten(1).topk(min(beams, scores.shape[1] * k), dim=1)
     parent, code = index // k, index % k
     before = state.codes.gather(1, parent[..., None].expand(-1, -1, state.codes.shape[2]))
-    nodes = children.flatten(1).gather(1, index)
-    nodes = torch.where(best > float("-inf"), nodes, 0)
+    nodes = state.nodes.gather(1, parent)
+    if trie is not None:
+        nodes = torch.where(best > float("-inf"), trie.child(depth, nodes, code), 0)
     return _State(best, nodes, torch.cat([before, code[..., None]], 2)), parent
 
 
@@ -145,11 +174,10 @@ def _lookup(trie: Trie, codes_BxWxL: Tensor) -> Tensor:
     nodes = torch.zeros_like(codes_BxWxL[..., 0])
     valid = torch.ones_like(nodes, dtype=torch.bool)
     for depth in range(trie.length):
-        allowed = trie.allowed(depth, nodes)
-        code = codes_BxWxL[..., depth, None]
-        valid &= allowed.gather(-1, code).squeeze(-1)
-        nodes = trie.children(depth, nodes, allowed).gather(-1, code).squeeze(-1)
-        nodes = torch.where(valid, nodes, 0)
+        code = codes_BxWxL[..., depth]
+        nodes_after = trie.child(depth, nodes, code)
+        valid &= trie.edges[depth][nodes_after] == nodes * trie.codebook_size + code
+        nodes = torch.where(valid, nodes_after, 0)
     return torch.where(valid, trie.item_of_leaf[nodes], -1)
 
 
@@ -166,7 +194,6 @@ def sort_lists(items: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def beam_search(
     model: Generator,
-    items_NxLxd: Tensor,
     history_BxT: Tensor,
     mask_BxT: Tensor,
     trie: Trie,
@@ -176,11 +203,11 @@ def beam_search(
     """Rank items for B users at once; the encoder runs once, keys and values are cached.
 
     Args:
-        items_NxLxd: embedded catalogue. history_BxT: int64 item ids, mask_BxT: bool.
+        history_BxT: int64 item ids, mask_BxT: bool. trie: of the catalogue.
         seen_BxS: items to leave out, distinct in a row, -1 padded; ``constrained`` leaves them
             out of the search itself, ``free`` strikes them from the result.
     """
-    memory, mask = model.encode(items_NxLxd, history_BxT, mask_BxT)
+    memory, mask = model.encode_sids(trie.sids[history_BxT], mask_BxT)
     cache = model.seq2seq.start_cache(memory)
     b, device = len(history_BxT), history_BxT.device
     state = _State(
@@ -190,11 +217,12 @@ def beam_search(
     )
     token = model.start.expand(b, 1, -1)
     constraint = trie if config.mode == "constrained" else None
+    seen = None if seen_BxS is None or constraint is None else Seen(trie, seen_BxS)
     for depth in range(model.length):
         states = model.seq2seq.step(token, depth, cache, mask)
         log_p = (states @ model.tables[depth].T).log_softmax(-1)
         beams_before = state.scores.shape[1]
-        state, parent = _expand(log_p, state, config.beams, constraint, depth, seen_BxS)
+        state, parent = _expand(log_p, state, config.beams, constraint, depth, seen)
         rows = (torch.arange(b, device=device)[:, None] * beams_before + parent).flatten()
         for layer in cache:
             layer.select(rows)
@@ -202,9 +230,9 @@ def beam_search(
     if constraint is not None:
         found = trie.item_of_leaf[state.nodes]
         items = torch.where(state.scores > float("-inf"), found, -1)
-        return Beams(*sort_lists(items, state.scores), 0.0)
+        return Beams(*sort_lists(items, state.scores), state.scores.new_zeros(()))
     items = _lookup(trie, state.codes)
-    invalid = float((items < 0).float().mean())
+    invalid = (items < 0).float().mean()
     if seen_BxS is not None:
         struck = (items[..., None] == seen_BxS[:, None, :]).any(-1)
         items = torch.where(struck, -1, items)

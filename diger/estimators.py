@@ -21,11 +21,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diger.checks import SettingError, above, at_least, one_of
-from diger.quantizer import Nearest, quantize, squared_distances, squared_error
+from diger.quantizer import PART, Nearest, quantize, squared_distances, squared_error
 
 GUMBEL_STD = 1.2825498301618641  # pi / sqrt(6), the standard deviation of Gumbel(0, 1)
 
@@ -121,8 +120,9 @@ class Estimator(nn.Module):
         """The term that stands for the recommendation loss in the total."""
         return recommendation_loss
 
-    def observe(self, nearest_nxm: Tensor) -> None:
-        """Called after each step with the noiseless codes of its items."""
+    def observe(self, nearest_nxm: Tensor, weight_n: Tensor | None = None) -> None:
+        """Called after each step with the noiseless codes of its items; weights as of
+        ``tokenize``."""
 
     def advance(self, share: float) -> None:
         """Called before each step with the share of the planned steps that are done, in [0, 1)."""
@@ -141,11 +141,14 @@ class Estimator(nn.Module):
         beta: float,
         generator: torch.Generator | None,
         cached_nxm: Tensor | None = None,
+        weight_n: Tensor | None = None,
     ) -> SoftCodes:
         """Soft codes of n items; without a generator there is no noise (inference).
 
         Args:
             cached_nxm: int64, the items' codes of the last refresh, for estimators that read them.
+            weight_n: what each item counts in the means, summing to 1: 0 for those that only fill
+                a fixed number; None: all the same.
         """
         residual = latent_nxD
         quantized = torch.zeros_like(latent_nxD)
@@ -158,13 +161,13 @@ class Estimator(nn.Module):
             y = self.relax(logits, level, generator, cached)
             chosen = y @ codebook
             unit = self.unit[level] if self.logit_scale == "latent" else 1.0
-            vq = vq + squared_error(chosen, residual.detach()) / unit
-            vq = vq + beta * squared_error(residual, chosen.detach()) / unit
+            vq = vq + squared_error(chosen, residual.detach(), weight_n) / unit
+            vq = vq + beta * squared_error(residual, chosen.detach(), weight_n) / unit
             quantized = quantized + chosen
             residual = residual - chosen
             ys.append(y)
         # What all levels leave over is what the last one does: its unit is theirs.
-        reconstruction = squared_error(quantized, latent_nxD) / unit
+        reconstruction = squared_error(quantized, latent_nxD, weight_n) / unit
         y = self.present(torch.stack(ys))
         return SoftCodes(y, torch.stack(nearest, 1), reconstruction, vq)
 
@@ -181,19 +184,21 @@ class Estimator(nn.Module):
             logits_nxK = logits_nxK + self.noise_scale(level) * noise
         soft = (logits_nxK / self.temperature()).softmax(-1)
         codes = self.forward_codes(logits_nxK, cached_n)
-        hard = F.one_hot(codes, self.codebook_size).to(soft.dtype)
+        hard = torch.zeros_like(soft).scatter_(-1, codes[:, None], 1.0)
         # The difference is exactly zero, so that the forward pass reads whole codes.
         return hard + (soft - soft.detach())
 
     @torch.no_grad()
     def median_gaps(self, latent_NxD: Tensor, codebooks: Tensor) -> Tensor:
         """[m]: median over items of the gap between the two smallest squared distances."""
-        residuals = quantize(latent_NxD, codebooks, Nearest()).residuals
         gaps = []
-        for level, codebook in enumerate(codebooks):
-            two = squared_distances(residuals[:, level], codebook).topk(2, largest=False).values
-            gaps.append((two[:, 1] - two[:, 0]).median())
-        return torch.stack(gaps)
+        for part in latent_NxD.split(PART):
+            residuals = quantize(part, codebooks, Nearest()).residuals
+            for level, codebook in enumerate(codebooks):
+                two = squared_distances(residuals[:, level], codebook).topk(2, largest=False).values
+                gaps.append(two[:, 1] - two[:, 0])
+        levels = len(codebooks)
+        return torch.stack([torch.cat(gaps[level::levels]).median() for level in range(levels)])
 
     @torch.no_grad()
     def start(self, latent_NxD: Tensor, codebooks: Tensor) -> None:
@@ -302,9 +307,11 @@ class FrequencyDecay(Estimator):
         self.register_buffer("usage", start)
 
     @torch.no_grad()
-    def observe(self, nearest_nxm: Tensor) -> None:
-        counts = F.one_hot(nearest_nxm.T, self.codebook_size).sum(1)
-        share = counts.to(self.usage.dtype) / len(nearest_nxm)
+    def observe(self, nearest_nxm: Tensor, weight_n: Tensor | None = None) -> None:
+        if weight_n is None:
+            weight_n = self.usage.new_full((len(nearest_nxm),), 1 / len(nearest_nxm))
+        codes = nearest_nxm.T
+        share = torch.zeros_like(self.usage).scatter_add_(1, codes, weight_n.expand(codes.shape))
         self.usage.mul_(self.momentum).add_(share, alpha=1 - self.momentum)
 
     def noise_scale(self, level: int) -> Tensor:

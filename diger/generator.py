@@ -25,12 +25,22 @@ class Batch(NamedTuple):
     history: int64 [B, T], indices into the distinct items, 0 where ``mask`` is False.
     mask: bool [B, T]. target: int64 [B], into the distinct items.
     sids: int64 [n, m + 1], the distinct items' current semantic IDs.
+    present: bool [n], which of the items are there and do not only fill a fixed number; None: all.
     """
 
     history: Tensor
     mask: Tensor
     target: Tensor
     sids: Tensor
+    present: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor | None:
+        """[n], what each item counts in a mean over those that are there; None: all the same."""
+        if self.present is None:
+            return None
+        there = self.present.to(torch.float32)
+        return there / there.sum()
 
 
 class Generator(nn.Module):
@@ -45,29 +55,36 @@ class Generator(nn.Module):
         nn.init.normal_(self.start, std=config.init_std)
         self.seq2seq = Seq2Seq(config)
 
-    def embed_hard(self, sids_nxL: Tensor) -> Tensor:
-        """[n, L, d] from int64 [n, L], L = m + 1."""
-        levels = torch.arange(self.length, device=sids_nxL.device)
-        return self.tables[levels, sids_nxL]
+    def embed_hard(self, sids: Tensor) -> Tensor:
+        """[..., L, d] from int64 [..., L], L = m + 1."""
+        levels, size, _ = self.tables.shape
+        first = torch.arange(0, levels * size, size, device=sids.device)
+        return take(self.tables.flatten(0, 1), sids + first)
 
     def embed_soft(self, y_mxnxK: Tensor, suffix_n: Tensor) -> Tensor:
         """[n, L, d]: soft codes on the m levels, the suffix as a hard index."""
         codes = torch.bmm(y_mxnxK, self.tables[:-1]).transpose(0, 1)
-        return torch.cat([codes, F.embedding(suffix_n, self.tables[-1])[:, None]], 1)
+        return torch.cat([codes, take(self.tables[-1], suffix_n)[:, None]], 1)
 
     def encode(
         self, items_nxLxd: Tensor, history_BxT: Tensor, mask_BxT: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Encoder states [B, T L, d] and their mask [B, T L] of histories of embedded items."""
-        tokens = items_nxLxd[history_BxT].flatten(1, 2)
+        return self._encode(take(items_nxLxd, history_BxT), mask_BxT)
+
+    def encode_sids(self, sids_BxTxL: Tensor, mask_BxT: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of histories given by their semantic IDs, int64."""
+        return self._encode(self.embed_hard(sids_BxTxL), mask_BxT)
+
+    def _encode(self, tokens_BxTxLxd: Tensor, mask_BxT: Tensor) -> tuple[Tensor, Tensor]:
         mask = mask_BxT.repeat_interleave(self.length, 1)
-        return self.seq2seq.encode(tokens, mask), mask
+        return self.seq2seq.encode(tokens_BxTxLxd.flatten(1, 2), mask), mask
 
     def logits(self, batch: Batch, history_items: Tensor, input_items: Tensor) -> Tensor:
         """[B, L, K], given the embedded distinct items [n, L, d] of each road."""
         memory, mask = self.encode(history_items, batch.history, batch.mask)
         start = self.start.expand(len(batch.target), 1, -1)
-        inputs = torch.cat([start, input_items[batch.target][:, :-1]], 1)
+        inputs = torch.cat([start, take(input_items[:, :-1], batch.target)], 1)
         states = self.seq2seq.decode(inputs, memory, mask)
         return torch.einsum("bld,lkd->blk", states, self.tables)
 
@@ -91,7 +108,14 @@ class Generator(nn.Module):
         same = ("history" in roads) == ("input" in roads)
         inputs = history if same else self.embed_soft(y["input"], suffix)
         log_q = self.logits(batch, history, inputs).log_softmax(-1)
-        wanted = y["target"].transpose(0, 1)[batch.target]  # [B, m, K]
+        wanted = y["target"].index_select(1, batch.target).transpose(0, 1)  # [B, m, K]
         codes = -(wanted * log_q[:, :-1]).sum(-1)
         last = F.nll_loss(log_q[:, -1], suffix[batch.target], reduction="none")
         return torch.cat([codes, last[:, None]], 1).mean()
+
+
+def take(rows: Tensor, index: Tensor) -> Tensor:
+    """rows[index]. The way back of this form is the fastest on a CPU, and on a GPU it neither
+    sorts nor waits."""
+    found = rows.index_select(0, index.flatten())
+    return found.view(*index.shape, *rows.shape[1:])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
 
 from diger.checks import above, at_least, whole
 from diger.estimators import Estimator
@@ -47,16 +47,75 @@ class TrainConfig:
             at_least(f"train.{name}", getattr(self, name), 0)
 
 
+class Schedule:
+    """Linear warm-up, then a cosine to zero at ``total_steps``, for each group's own rate.
+
+    On a GPU the rates are tensors, set from a table on the device by a counter on the device, so
+    that a step neither waits nor has to be told which one it is.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, device: str
+    ) -> None:
+        self.optimizer, self.warmup_steps, self.total_steps = optimizer, warmup_steps, total_steps
+        self.rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.done = 0  # on the host
+        self.step_on_device: Tensor | None = None
+        if device != "cpu":
+            table = [self.factor(step) for step in range(total_steps)]
+            self.table = torch.tensor(table, dtype=torch.float32, device=device)
+            self.step_on_device = torch.zeros(1, dtype=torch.int64, device=device)
+            for group in optimizer.param_groups:
+                group["lr"] = torch.zeros((), device=device)
+
+    def factor(self, step: int) -> float:
+        """What the rates are multiplied with in a step, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        after = self.total_steps - self.warmup_steps
+        share = (step - self.warmup_steps) / max(after, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+    @property
+    def learning_rate(self) -> float:
+        """The first group's, in the step to come."""
+        return self.rates[0] * self.factor(self.done)
+
+    def apply(self) -> None:
+        """Set the rates for the step to come. On a GPU this is part of the step itself, ``next``
+        is not."""
+        if self.step_on_device is None:
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * self.factor(self.done)
+            return
+        factor = self.table.index_select(0, self.step_on_device).squeeze(0)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"].copy_(rate * factor)
+        self.step_on_device += 1
+
+    def next(self) -> None:
+        """Count a step that has been given to the device."""
+        self.done += 1
+
+    def go_to(self, done: int) -> None:
+        """Continue after ``done`` steps."""
+        self.done = done
+        if self.step_on_device is not None:
+            self.step_on_device.fill_(done)
+            for group in self.optimizer.param_groups:  # a checkpoint may have brought others
+                group["lr"] = torch.zeros((), device=self.step_on_device.device)
+
+
 def make_optimizer(
     config: TrainConfig,
     generator: Generator,
     tokenizer: Tokenizer,
     estimator: Estimator,
     total_steps: int,
-) -> tuple[torch.optim.AdamW, LambdaLR]:
+    device: str = "cpu",
+) -> tuple[torch.optim.AdamW, Schedule]:
     """AdamW with a group each for the generator, for the part of the tokenizer that trains (none
-    where the estimator freezes it) and for the estimator's own parameters; linear warm-up, then
-    a cosine to zero at ``total_steps``."""
+    where the estimator freezes it) and for the estimator's own parameters."""
     groups: list[dict[str, Any]] = [
         {"params": list(generator.parameters()), "lr": config.learning_rate}
     ]
@@ -69,12 +128,12 @@ def make_optimizer(
     if own:
         # Decay would pull the noise scale to zero whatever the loss says.
         groups.append({"params": own, "lr": config.lr_sigma, "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        groups, weight_decay=config.weight_decay, fused=True, capturable=device != "cpu"
+    )
+    return optimizer, Schedule(optimizer, config.warmup_steps, total_steps, device)
 
-    def factor(step: int) -> float:
-        if step < config.warmup_steps:
-            return (step + 1) / config.warmup_steps
-        share = (step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1)
-        return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
-    return optimizer, LambdaLR(optimizer, factor)
+def clip_gradients(parameters: list[nn.Parameter], longest: float) -> None:
+    """Scale the gradients of these together down to Euclidean length ``longest``."""
+    nn.utils.clip_grad_norm_(parameters, longest, foreach=True)

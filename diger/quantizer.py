@@ -17,6 +17,8 @@ from torch import Tensor
 
 from diger.checks import SettingError
 
+#: Items whose distances to all codes are held at a time, a bound on memory.
+PART = 1 << 16
 #: The kernel's exponents lie within +-1/epsilon, factors within twice that: below this, neither
 #: leaves float64, whose exponents end at 709.
 SAFE_EXPONENT = 350.0
@@ -28,9 +30,10 @@ def squared_distances(residual_NxD: Tensor, codebook_KxD: Tensor) -> Tensor:
     return (r.square().sum(1, keepdim=True) - 2 * r @ c.T + c.square().sum(1)).clamp_min(0)
 
 
-def squared_error(a_NxD: Tensor, b_NxD: Tensor) -> Tensor:
-    """Mean over rows of ||a - b||^2, a scalar."""
-    return (a_NxD - b_NxD).square().sum(-1).mean()
+def squared_error(a_NxD: Tensor, b_NxD: Tensor, weight_N: Tensor | None = None) -> Tensor:
+    """Mean over rows of ||a - b||^2, a scalar; with weights, which sum to 1, weighted by them."""
+    errors = (a_NxD - b_NxD).square().sum(-1)
+    return errors.mean() if weight_N is None else errors @ weight_N
 
 
 class Quantized(NamedTuple):
@@ -49,7 +52,7 @@ def quantize(latent_NxD: Tensor, codebooks_mxKxD: Tensor, assignment: Assignment
     for codebook in codebooks_mxKxD:
         residuals.append(residual)
         code = assignment(squared_distances(residual.detach(), codebook.detach()))
-        chosen = codebook[code]
+        chosen = codebook.index_select(0, code)
         codes.append(code)
         quantized = quantized + chosen
         residual = residual - chosen
@@ -77,14 +80,19 @@ class Sinkhorn(Assignment):
     columns of exp(-d / epsilon) are scaled in turn to sums 1/N and 1/K (Cuturi, "Sinkhorn
     Distances", NeurIPS 2013). A row's code is its largest transport weight. Everything runs in
     float64, and in the log domain where a small epsilon could underflow.
+
+    Args:
+        waits: look whether float64 was wide enough and, where it was not, start again in the log
+            domain; that reads a value back from the device. Without, such rows get their nearest
+            code (in training: a few rows of one batch).
     """
 
-    def __init__(self, epsilon: float = 0.003, iterations: int = 50) -> None:
+    def __init__(self, epsilon: float = 0.003, iterations: int = 50, waits: bool = True) -> None:
         if epsilon <= 0:
             raise ValueError(f"sinkhorn epsilon must be positive, got {epsilon}")
         if iterations < 1:
             raise ValueError(f"sinkhorn iterations must be at least 1, got {iterations}")
-        self.epsilon, self.iterations = epsilon, iterations
+        self.epsilon, self.iterations, self.waits = epsilon, iterations, waits
 
     def transport(self, distances_NxK: Tensor) -> Tensor:
         """log of the transport plan, float64 [N, K]; its columns sum to 1/K exactly and its rows
@@ -94,7 +102,7 @@ class Sinkhorn(Assignment):
         log_kernel = -(d - middle) / (half.clamp_min(1e-12) * self.epsilon)
         if 1 / self.epsilon < SAFE_EXPONENT:
             rows, columns = self._scale(log_kernel.exp())
-            if bool(torch.isfinite(rows).all() & torch.isfinite(columns).all()):
+            if not self.waits or bool(torch.isfinite(rows).all() & torch.isfinite(columns).all()):
                 return log_kernel + rows[:, None] + columns
         return self._scale_logs(log_kernel)
 
@@ -118,15 +126,20 @@ class Sinkhorn(Assignment):
         return log_plan
 
     def __call__(self, distances_NxK: Tensor) -> Tensor:
-        return self.transport(distances_NxK).argmax(1)
+        plan = self.transport(distances_NxK)
+        if self.waits:
+            return plan.argmax(1)
+        usable = torch.isfinite(plan).all(1)
+        return torch.where(usable, plan.argmax(1), distances_NxK.argmin(1))
 
 
-def make_assignment(name: str) -> Assignment:
-    """``argmin`` or ``sinkhorn`` (epsilon 0.003, 50 iterations: the released recipe)."""
+def make_assignment(name: str, waits: bool = True) -> Assignment:
+    """``argmin`` or ``sinkhorn`` (epsilon 0.003, 50 iterations: the released recipe); ``waits`` as
+    of ``Sinkhorn``."""
     if name == "argmin":
         return Nearest()
     if name == "sinkhorn":
-        return Sinkhorn()
+        return Sinkhorn(waits=waits)
     raise ValueError(f"assignment must be 'argmin' or 'sinkhorn', got {name!r}")
 
 

@@ -46,6 +46,15 @@ class Data(Protocol):
     def embeddings_sha256(self) -> str | None: ...
 
 
+class Execution(Protocol):
+    """What is read of ``benchmark.execution.Execution``."""
+
+    @property
+    def precision(self) -> str: ...
+    @property
+    def step(self) -> str: ...
+
+
 class Run(Protocol):
     """What is used of ``benchmark.recommender.Run``."""
 
@@ -57,6 +66,8 @@ class Run(Protocol):
     def device(self) -> str: ...
     @property
     def exclude_seen(self) -> bool | None: ...
+    @property
+    def execution(self) -> Execution: ...
     def log(self, row: Mapping[str, Any]) -> None: ...
     def save_sids(self, epoch: int, sids: NDArray[np.int32]) -> None: ...
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None: ...
@@ -141,12 +152,14 @@ class GenerativeRecommender:
         # epoch would read suffixes of other codes and its drift would be that of the rule.
         self._assignment = "argmin" if estimator.trains_tokenizer else tokenizer.assignment
         sids = add_suffix(tokenizer.assign(content, self._assignment), self.codebook_size)
-        identity = f"{data.split.sha256} {data.embeddings_sha256} {seed} {self.settings}"
+        identity = f"{data.split.sha256} {data.embeddings_sha256} {seed} {self.settings} "
+        identity += run.execution.precision
         torch.manual_seed(seed)
         generator = Generator(self.levels, self.codebook_size, self.model)
         self._trainer = Trainer(
             self.train, self.decode, generator, tokenizer, estimator, content, sids,
             data.split, seed, run.device, run.exclude_seen or False, identity,
+            run.execution.precision, run.execution.step,
         )  # fmt: skip
         self._shared_seconds = shared
         self._audit = audit(self._trainer)
@@ -203,6 +216,7 @@ class GenerativeRecommender:
             "trains_tokenizer": trainer.estimator.trains_tokenizer,
             "audit": self._audit,
             "tokenizer": dict(trainer.tokenizer.facts),
+            "step": trainer.steps.facts(),
             "decode_mode": self.decode.mode,
             "beams": self.decode.beams,
         }

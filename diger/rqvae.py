@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diger.checks import above, at_least, one_of, whole
+from diger.graphs import Graphs, start_state
 from diger.quantizer import make_assignment, quantize, residual_kmeans, squared_error
 from diger.semantic_ids import code_statistics
 from diger.tokenizer import Progress, Tokenizer, shared, stored_at, unfinished
 from diger.tokenizer_training import Reached, TokenizerTraining, snapshot
 
-FORMAT = "rqvae-3"  # raise when the training below changes what the same settings give
+FORMAT = "rqvae-4"  # raise when the training below changes what the same settings give
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,14 @@ class RQVAELoss(NamedTuple):
 
 
 class RQVAE(Tokenizer):
-    """Encoder E, codebooks [m, K, D], decoder."""
+    """Encoder E, codebooks [m, K, D], decoder.
+
+    Attributes:
+        recordable: whether a training step reads nothing but tensors that stay where they are, so
+            that a GPU may record it.
+    """
+
+    recordable = True
 
     def __init__(self, width: int, levels: int, codebook_size: int, config: RQVAEConfig) -> None:
         super().__init__()
@@ -115,13 +123,15 @@ class RQVAE(Tokenizer):
                 subclasses that know more of them than their content.
         """
         latent = self.encoder(content_BxW)
-        q = quantize(latent, self.codebooks, make_assignment(self.config.train_assignment))
+        waits = content_BxW.device.type == "cpu"
+        rule = make_assignment(self.config.train_assignment, waits)
+        q = quantize(latent, self.codebooks, rule)
         straight = latent + (q.quantized - latent).detach()
         reconstruction = squared_error(self.decoder(straight), content_BxW)
         vq = latent.new_zeros(())
         residual = latent
         for level, codebook in enumerate(self.codebooks):
-            chosen = codebook[q.codes[:, level]]
+            chosen = codebook.index_select(0, q.codes[:, level])
             vq = vq + squared_error(chosen, residual.detach())
             vq = vq + self.config.beta * squared_error(residual, chosen.detach())
             # What a level leaves over is the next level's fixed target: no codebook is moved by
@@ -151,24 +161,24 @@ def train_rqvae(
     x = torch.as_tensor(content, device=device)
     model = model.to(device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
+        fused=True, capturable=x.is_cuda,
+    )  # fmt: skip
     shuffle = torch.Generator().manual_seed(seed)
     started = time.perf_counter()
     training = TokenizerTraining(model, optimizer, shuffle)
     at = None if keep is None else training.take_up(keep)
     if at is None:
-        _start_codebooks(model, x, seed)
+        start_codebooks(model, x, seed)
         at = Reached(best_state=snapshot(model))
     started -= at.seconds
+    steps = TokenizerSteps(model, optimizer, x, config.batch_size)
     while not at.stopped(config):
         at.epoch += 1
         model.begin_epoch(at.epoch)
         order = torch.randperm(len(x), generator=shuffle).to(device)
         for rows in order.split(config.batch_size):
-            optimizer.zero_grad(set_to_none=True)
-            model.loss(x[rows], rows).total.backward()
-            optimizer.step()
+            steps.run(rows)
         check = at.epoch % config.check_every == 0
         if at.epoch == config.epochs or (check and at.epoch >= config.min_epochs):
             rate = code_statistics(model.assign(x), model.codebooks.shape[1]).collision_rate
@@ -183,10 +193,48 @@ def train_rqvae(
     return model
 
 
+class TokenizerSteps:
+    """Training steps on the rows of a catalogue, on a GPU recorded.
+
+    Args:
+        content_NxW: on the device. batch_size: rows of a recorded step; fewer run unrecorded.
+    """
+
+    def __init__(
+        self, model: RQVAE, optimizer: torch.optim.Optimizer, content_NxW: Tensor, batch_size: int
+    ) -> None:
+        self.model, self.optimizer, self.content = model, optimizer, content_NxW
+        self.graphs: Graphs | None = None
+        if content_NxW.is_cuda and model.recordable:
+            if not optimizer.state:
+                start_state(optimizer)
+            self.rows = torch.zeros(batch_size, dtype=torch.int64, device=content_NxW.device)
+            self.graphs = Graphs(self._state)
+
+    def run(self, rows: Tensor) -> None:
+        """One step on the items ``rows``, int64."""
+        if self.graphs is None or len(rows) < len(self.rows):
+            self._step(rows)
+            return
+        self.rows.copy_(rows)
+        self.graphs.run(len(rows), lambda: self._step(self.rows))
+
+    def _step(self, rows: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.loss(self.content.index_select(0, rows), rows).total.backward()
+        self.optimizer.step()
+
+    def _state(self) -> list[Tensor]:
+        held = [value for state in self.optimizer.state.values() for value in state.values()]
+        tensors = [value for value in held if isinstance(value, Tensor)]
+        return [*self.model.state_dict().values(), *tensors]
+
+
 @torch.no_grad()
-def _start_codebooks(model: RQVAE, content_NxW: Tensor, seed: int) -> None:
+def start_codebooks(model: RQVAE, content_NxW: Tensor, seed: int) -> None:
+    """Set the codebooks by k-means on the latents, level by level."""
     levels, codebook_size, _ = model.codebooks.shape
-    start = residual_kmeans(model.encoder(content_NxW), levels, codebook_size, seed)
+    start = residual_kmeans(model.encode(content_NxW), levels, codebook_size, seed)
     model.codebooks.copy_(start)
 
 

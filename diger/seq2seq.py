@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diger import functional
 from diger.checks import above, at_least, below, whole
-from diger.dropout import dropout
+from diger.dropout import dropout, keep_mask
 
 BUCKETS, MAX_DISTANCE = 32, 128
 
@@ -46,7 +48,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6))
+        return functional.rms_norm(x, self.weight)
 
 
 def relative_buckets(queries: int, keys: int, bidirectional: bool) -> Tensor:
@@ -75,7 +77,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         inner = config.heads * config.d_head
-        self.heads, self.d_head, self.dropout = config.heads, config.d_head, config.dropout
+        self.heads, self.d_head = config.heads, config.d_head
         self.q = nn.Linear(config.d_model, inner, bias=False)
         self.k = nn.Linear(config.d_model, inner, bias=False)
         self.v = nn.Linear(config.d_model, inner, bias=False)
@@ -92,12 +94,7 @@ class Attention(nn.Module):
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """[B, H, Q, h] queries over [B, H, T, h] keys; bias broadcasts to [B, H, Q, T]."""
         weights = F.softmax(query @ keys.transpose(-1, -2) + bias, dim=-1)
-        weights = dropout(weights, self.dropout, self.training)
         return self.o((weights @ values).transpose(1, 2).flatten(-2))
-
-    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        keys, values = self.keys_values(memory)
-        return self.attend(self.split(self.q(x)), keys, values, bias)
 
 
 class FeedForward(nn.Module):
@@ -105,10 +102,20 @@ class FeedForward(nn.Module):
         super().__init__()
         self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
-        self.dropout = config.dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.wo(dropout(F.relu(self.wi(x)), self.dropout, self.training))
+        return self.wo(F.relu(self.wi(x)))
+
+
+class Bias(NamedTuple):
+    """What is added to the scores of self-attention.
+
+    position: [1, H, T, T], learned. total: that and the mask of padding, [B or 1, H, T, T], a
+    constant: the gradient goes to ``position`` apart, or it would be kept once a row.
+    """
+
+    position: Tensor
+    total: Tensor
 
 
 class Block(nn.Module):
@@ -126,19 +133,39 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        bias: Tensor,
+        bias: Bias,
         memory: Tensor | None = None,
         memory_bias: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        normed = self.norm_self(x)
-        x = x + self.drop(self.self_attention(normed, normed, bias))
+        """[B, T, d], with all of its dropout; products in ``dtype``."""
+        attention, heads = self.self_attention, self.self_attention.heads
+        b, t, _ = x.shape
+        together = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
+        x = functional.self_attention(
+            x, self.norm_self.weight, together.to(dtype), attention.o.weight.to(dtype),
+            bias.total, bias.position, self.keep(x, b, heads, t, t), self.keep(x, *x.shape), heads,
+        )  # fmt: skip
         if self.decoder:
             assert memory is not None and memory_bias is not None
-            x = x + self.drop(self.cross_attention(self.norm_cross(x), memory, memory_bias))
-        return x + self.drop(self.ff(self.norm_ff(x)))
+            cross = self.cross_attention
+            weights = [getattr(cross, name).weight.to(dtype) for name in "qkvo"]
+            keep = self.keep(x, b, heads, t, memory.shape[1])
+            x = functional.cross_attention(
+                x, memory, self.norm_cross.weight, *weights, memory_bias,
+                keep, self.keep(x, *x.shape), heads,
+            )  # fmt: skip
+        wide, narrow = self.ff.wi.weight.to(dtype), self.ff.wo.weight.to(dtype)
+        return functional.feed_forward(
+            x, self.norm_ff.weight, wide, narrow,
+            self.keep(narrow, b * t, len(wide)), self.keep(x, *x.shape),
+        )  # fmt: skip
 
-    def drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout, self.training)
+    def keep(self, like: Tensor, *shape: int) -> Tensor | None:
+        """A mask of dropout in this shape and the type of ``like``; None where there is none."""
+        if not self.training or self.dropout == 0:
+            return None
+        return keep_mask(like.new_empty(()).expand(shape), self.dropout)
 
     def step(self, x_BWxd: Tensor, bias: Tensor, cache: LayerCache, memory_bias: Tensor) -> Tensor:
         """One token of W beams a row: [B, W, d] -> [B, W, d]; appends to the cache."""
@@ -194,18 +221,29 @@ class Stack(nn.Module):
     def forward(
         self,
         x: Tensor,
-        bias: Tensor,
+        mask_bias: Tensor,
         memory: Tensor | None = None,
         memory_bias: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
+        """[B, T, d]; ``mask_bias`` broadcasts to [B, H, T, T]."""
+        position = self.position_bias(x.shape[1], x.shape[1])
+        bias = Bias(position, position.detach() + mask_bias)
         x = dropout(x, self.dropout, self.training)
         for block in self.blocks:
-            x = block(x, bias, memory, memory_bias)
+            x = block(x, bias, memory, memory_bias, dtype)
         return dropout(self.norm(x), self.dropout, self.training)
 
 
 class Seq2Seq(nn.Module):
-    """The encoder-decoder, from embedded tokens to decoder states; it knows no codes."""
+    """The encoder-decoder, from embedded tokens to decoder states; it knows no codes.
+
+    Attributes:
+        dtype: of the products in training: float32, or bfloat16 beside a float32 residual stream,
+            norms, softmax and weights. Decoding is float32 whatever it says.
+    """
+
+    dtype: torch.dtype = torch.float32
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -222,16 +260,18 @@ class Seq2Seq(nn.Module):
 
     def encode(self, tokens_BxTxd: Tensor, mask_BxT: Tensor) -> Tensor:
         """[B, T, d]; ``mask`` is True where there is a token."""
-        length = tokens_BxTxd.shape[1]
-        bias = self.encoder.position_bias(length, length)
-        return self.encoder(tokens_BxTxd, bias + self.mask_bias(mask_BxT, tokens_BxTxd.dtype))
+        bias = self.mask_bias(mask_BxT, tokens_BxTxd.dtype)
+        return self.encoder(tokens_BxTxd, bias, dtype=self._products())
 
     def decode(self, tokens_BxLxd: Tensor, memory: Tensor, mask_BxT: Tensor) -> Tensor:
         """Teacher-forced decoder states [B, L, d]."""
         length, dtype = tokens_BxLxd.shape[1], tokens_BxLxd.dtype
         ahead = torch.ones(length, length, dtype=torch.bool, device=memory.device).triu(1)
-        bias = self.decoder.position_bias(length, length) + ahead * torch.finfo(dtype).min
-        return self.decoder(tokens_BxLxd, bias, memory, self.mask_bias(mask_BxT, dtype))
+        products = self._products()
+        return self.decoder(
+            tokens_BxLxd, ahead * torch.finfo(dtype).min, memory.to(products),
+            self.mask_bias(mask_BxT, dtype), products,
+        )  # fmt: skip
 
     def start_cache(self, memory: Tensor) -> list[LayerCache]:
         """Cross-attention keys and values, computed once for all steps and beams."""
@@ -247,6 +287,9 @@ class Seq2Seq(nn.Module):
         for block, layer in zip(self._blocks(), cache, strict=True):
             x = block.step(x, bias, layer, memory_bias)
         return self.decoder.norm(x)
+
+    def _products(self) -> torch.dtype:
+        return self.dtype if self.training else torch.float32
 
     def _blocks(self) -> list[Block]:
         return list(self.decoder.blocks)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from diger.quantizer import make_assignment, quantize
+from diger.quantizer import PART, make_assignment, quantize
 from diger.semantic_ids import Codes, add_suffix
 
 #: Called with what is done and how much there will be, as far as one can tell.
@@ -46,9 +46,16 @@ class Tokenizer(nn.Module):
     @torch.no_grad()
     def assign(self, content_NxW: Tensor, assignment: str = "argmin") -> Codes:
         """Codes of the catalogue, int32 [N, m]."""
-        latent = self.encoder(content_NxW)
-        codes = quantize(latent, self.codebooks, make_assignment(assignment)).codes
+        latent = self.encode(content_NxW)
+        rule = make_assignment(assignment)
+        # The nearest code of an item is its own affair; a balanced one depends on all the others.
+        parts = latent.split(PART) if assignment == "argmin" else [latent]
+        codes = torch.cat([quantize(part, self.codebooks, rule).codes for part in parts])
         return codes.cpu().numpy().astype(np.int32)
+
+    def encode(self, content_NxW: Tensor) -> Tensor:
+        """Latents [N, D] of the catalogue, some items at a time."""
+        return torch.cat([self.encoder(part) for part in content_NxW.split(PART)])
 
     def semantic_ids(self, content_NxW: Tensor, assignment: str = "argmin") -> Codes:
         """Codes and suffix of the catalogue, int32 [N, m + 1]; errors as of ``add_suffix``."""

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from diger import training_state
 from diger.audit import Probe
 from diger.checks import SettingError
-from diger.decode import DecodeConfig, Trie, beam_search
+from diger.decode import DecodeConfig, Trie
 from diger.estimators import Estimator, SoftCodes
 from diger.generator import ROADS, Batch, Generator
-from diger.optimizer import TrainConfig, make_optimizer
+from diger.optimizer import TrainConfig, clip_gradients, make_optimizer
+from diger.ranker import Ranker
 from diger.semantic_ids import add_suffix, changed_share, code_statistics, drift, number_sharers
 from diger.sequences import Phase, RowReader, SequenceData
+from diger.steps import PRECISIONS, Steps, default_noise
 from diger.tokenizer import Tokenizer
 from diger.training_state import Best
 
@@ -41,6 +43,9 @@ class Trainer:
 
     Args:
         content: float32 [N, W] item embeddings. sids: int32 [N, m + 1] to start from.
+        precision: of the recommender's products in training, ``fp32`` or ``bf16``.
+        step: how a training step runs: ``eager``, one kernel after the other; ``graph``, recorded
+            as a CUDA graph for each length of history; ``compile``, compiled, on a GPU recorded.
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class Trainer:
         device: str,
         exclude_seen: bool = False,
         identity: str = "",
+        precision: str = "fp32",
+        step: str = "eager",
     ) -> None:
         self.exclude_seen = exclude_seen  # in validation, as in the test to come
         self.identity = identity  # a checkpoint with another one is not continued
@@ -71,35 +78,43 @@ class Trainer:
         self.made = sids
         self.rows = RowReader(data, device)
         self.steps_per_epoch = math.ceil(len(data.train_positions) / config.batch_size)
+        generator.seq2seq.dtype = PRECISIONS[precision]
+        self.sids_on_device = torch.as_tensor(sids, dtype=torch.int64, device=device)
         with torch.no_grad():
-            self.latent = tokenizer.encoder(content)
+            self.latent = tokenizer.encode(content)
             estimator.start(self.latent, tokenizer.codebooks)
         self.optimizer, self.schedule = make_optimizer(
-            config, generator, tokenizer, estimator, config.epochs * self.steps_per_epoch
+            config, generator, tokenizer, estimator, config.epochs * self.steps_per_epoch, device
         )
-        self.noise = torch.Generator(device=device)
+        self.clipped = [list(generator.parameters())]
+        if estimator.trains_tokenizer:
+            self.clipped.append(list(tokenizer.parameters()))
+        # A recording can read the random numbers of the device's own generator alone.
+        self.noise = torch.Generator(device=device) if device == "cpu" else default_noise(device)
+        self.steps = Steps(self, step)
         self.best = Best()
         self.stopped = ""  # why training ended before its last epoch
 
     # One step ------------------------------------------------------------------------------
 
-    def tokenize(self, distinct: Tensor, sids_nxL: Tensor) -> SoftCodes | None:
+    def tokenize(self, distinct: Tensor, batch: Batch) -> SoftCodes | None:
         """Soft codes of the batch's distinct items; None where the tokenizer is frozen."""
         if not self.estimator.trains_tokenizer:
             return None
         frozen = self.config.freeze_encoder
         latent = self.latent[distinct] if frozen else self.tokenizer.encoder(self.content[distinct])
-        return self.tokenize_latent(latent, sids_nxL)
+        return self.tokenize_latent(latent, batch)
 
-    def tokenize_latent(self, latent_nxD: Tensor, sids_nxL: Tensor) -> SoftCodes:
-        """Soft codes of items with these latents and, at the last refresh, these semantic IDs."""
+    def tokenize_latent(self, latent_nxD: Tensor, batch: Batch) -> SoftCodes:
+        """Soft codes of the batch's distinct items, which have these latents."""
         return self.estimator.tokenize(
-            latent_nxD, self.tokenizer.codebooks, self.tokenizer.beta, self.noise, sids_nxL[:, :-1]
-        )
+            latent_nxD, self.tokenizer.codebooks, self.tokenizer.beta, self.noise,
+            batch.sids[:, :-1], batch.weight,
+        )  # fmt: skip
 
     def losses(self, batch: Batch, distinct: Tensor) -> tuple[dict[str, Tensor], SoftCodes | None]:
         """Scalars ``total`` and its parts."""
-        soft = self.tokenize(distinct, batch.sids)
+        soft = self.tokenize(distinct, batch)
         rec = self.generator.loss(batch, None if soft is None else soft.y)
         if soft is None:
             return {"total": rec, "rec": rec}, None
@@ -111,19 +126,33 @@ class Trainer:
         parts = {"total": total, "rec": rec, "reconstruction": soft.reconstruction, "vq": soft.vq}
         return parts, soft
 
-    def step(self, positions: NDArray[np.int64]) -> dict[str, Tensor]:
+    def step(self, positions: NDArray[np.int64] | Tensor) -> dict[str, Tensor]:
         """One optimiser step on the rows at ``positions``; returns the detached losses."""
-        batch, distinct = self.rows.batch(positions, self.sids_on_device)
-        parts, soft = self.losses(batch, distinct)
+        parts = self.update(*self.read(positions))
+        self.schedule.next()
+        return parts
+
+    def read(
+        self,
+        positions: NDArray[np.int64] | Tensor,
+        width: int | None = None,
+        capacity: int | None = None,
+    ) -> tuple[Batch, Tensor]:
+        """The rows at ``positions`` and the ids of their items; see ``RowReader.batch``."""
+        apart = not self.estimator.trains_tokenizer
+        return self.rows.batch(positions, self.sids_on_device, width, capacity, apart)
+
+    def update(self, batch: Batch, distinct: Tensor) -> dict[str, Tensor]:
+        """What a step does on the device: it waits for nothing and reads no value back."""
+        parts, soft = self.steps.losses(batch, distinct)
         self.optimizer.zero_grad(set_to_none=True)
         parts["total"].backward()
-        nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.clip)
-        if soft is not None:
-            nn.utils.clip_grad_norm_(self.tokenizer.parameters(), self.config.clip)
+        for parameters in self.clipped:
+            clip_gradients(parameters, self.config.clip)
+        self.schedule.apply()
         self.optimizer.step()
-        self.schedule.step()
         if soft is not None:
-            self.estimator.observe(soft.nearest)
+            self.estimator.observe(soft.nearest, batch.weight)
         return {name: value.detach() for name, value in parts.items()}
 
     # Epochs --------------------------------------------------------------------------------
@@ -141,7 +170,8 @@ class Trainer:
         if kept is None:
             report.save_sids(-1, self.sids)
         else:
-            self.sids, self.best, progress = kept
+            sids, self.best, progress = kept
+            self.use(sids)
             first, stale, self.stopped = (
                 progress["epoch"] + 1,
                 progress["stale"],
@@ -163,26 +193,26 @@ class Trainer:
             )  # fmt: skip
         self.modules.load_state_dict(self.best.weights)
         assert self.best.sids is not None
-        self.sids = self.best.sids
+        self.use(self.best.sids)
 
     def _epoch(self, epoch: int, report: Callbacks) -> tuple[dict[str, Any], bool]:
         """Train one epoch, renew the semantic IDs, validate; the log row and whether it is best."""
         started = time.perf_counter()
         self._seed(epoch)
         self.modules.train()
-        sums: dict[str, Tensor] = {}
         total_steps = self.config.epochs * self.steps_per_epoch
+        self.steps.start_epoch()
         order = self.rows.epoch(
-            self.config.batch_size, self._epoch_seed(epoch), self.config.length_window
-        )
-        for step, positions in enumerate(order, 1):
+            self.config.batch_size, self._epoch_seed(epoch), self.config.length_window,
+            self.steps.counts_items,
+        )  # fmt: skip
+        for step, rows in enumerate(order, 1):
             self.estimator.advance((epoch * self.steps_per_epoch + step - 1) / total_steps)
-            for name, value in self.step(positions).items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+            self.steps.run(rows)
             done = epoch * self.steps_per_epoch + step
             report.progress(done, total_steps, "step", f"best {self.best.value:.4f}")
-        row: dict[str, Any] = {"epoch": epoch, "learning_rate": self.schedule.get_last_lr()[0]}
-        row |= {f"loss/{name}": float(total) / self.steps_per_epoch for name, total in sums.items()}
+        row: dict[str, Any] = {"epoch": epoch, "learning_rate": self.schedule.learning_rate}
+        row |= {f"loss/{name}": mean for name, mean in self.steps.mean_losses().items()}
         if not math.isfinite(row["loss/total"]):
             raise SettingError(
                 f"the loss is not a number in epoch {epoch}: lower method.train.learning_rate "
@@ -204,6 +234,12 @@ class Trainer:
         row["seconds"] = time.perf_counter() - started
         return row, improved
 
+    def use(self, sids: NDArray[np.int32]) -> None:
+        """Number the catalogue by these semantic IDs from now on."""
+        self.sids = sids
+        # In place: recorded steps read this tensor.
+        self.sids_on_device.copy_(torch.as_tensor(sids, dtype=torch.int64))
+
     def _renew_sids(self) -> dict[str, Any]:
         """Number the catalogue anew with the noiseless nearest codes (frozen IDs stay)."""
         size = self.estimator.codebook_size
@@ -212,9 +248,9 @@ class Trainer:
             codes = self.tokenizer.assign(self.content)
             if not self.config.freeze_encoder:
                 with torch.no_grad():
-                    self.latent = self.tokenizer.encoder(self.content)
+                    self.latent.copy_(self.tokenizer.encode(self.content))
             try:
-                self.sids = add_suffix(codes, size)
+                self.use(add_suffix(codes, size))
             except SettingError as error:
                 # A collapsed codebook is a finding, not a fault: keep what validation chose.
                 self.stopped = f"codes collapsed: {error}"
@@ -245,44 +281,29 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """NDCG@10 and Recall@10 of the validation items, mean over users."""
         users = np.arange(self.data.n_users)
-        items, _, invalid = self.rank(users, 10, "valid", self.exclude_seen)
-        hit = items == self.data.targets("valid")[:, None]
-        gain = np.where(hit, 1 / np.log2(np.arange(10) + 2.0), 0.0).sum(1)
-        row = {"valid/ndcg@10": float(gain.mean()), "valid/recall@10": float(hit.any(1).mean())}
-        return row | ({"invalid_beams": invalid} if self.decode.mode == "free" else {})
+        items, _, invalid = self.ranker().lists(users, 10, "valid", self.exclude_seen)
+        target = torch.as_tensor(self.data.targets("valid"), device=self.device)
+        hit = items == target[:, None]
+        # In float64, and read once: the mean is the same whatever the batches were.
+        gain = 1 / torch.arange(2, 12, device=self.device, dtype=torch.float64).log2()
+        means = torch.stack([(hit * gain).sum(1).mean(), hit.any(1).double().mean()]).tolist()
+        row = {"valid/ndcg@10": means[0], "valid/recall@10": means[1]}
+        return row | ({"invalid_beams": float(invalid)} if self.decode.mode == "free" else {})
 
-    @torch.no_grad()
     def rank(
         self, users: NDArray[np.int64], k: int, phase: Phase, exclude_seen: bool
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], float]:
         """Lists int32 [n, k] (-1 where short), scores [n, k], mean share of invalid beams."""
+        items, scores, invalid = self.ranker().lists(users, k, phase, exclude_seen)
+        return items.int().cpu().numpy(), scores.cpu().numpy(), float(invalid)
+
+    def ranker(self) -> Ranker:
+        """Lists by the weights and semantic IDs as they are."""
         self.modules.eval()
-        catalogue = self.generator.embed_hard(self.sids_on_device)
-        trie = Trie(self.sids, self.estimator.codebook_size, self.device)
-        positions = self.data.positions(phase)[users]
-        lengths = positions - self.data.history_starts(positions)
-        items = np.full((len(users), k), -1, dtype=np.int32)
-        scores = np.full((len(users), k), -np.inf, dtype=np.float32)
-        invalid = 0.0
-        # Rows of like length share a batch, so that little of it is padding.
-        for rows in np.array_split(
-            np.argsort(lengths, kind="stable"), math.ceil(len(users) / self.decode.batch_size)
-        ):
-            history, mask = self.rows.histories(positions[rows])
-            seen = self.rows.seen(users[rows], phase) if exclude_seen else None
-            found = beam_search(self.generator, catalogue, history, mask, trie, self.decode, seen)
-            width = min(k, found.items.shape[1])
-            items[rows, :width] = found.items[:, :width].cpu().numpy()
-            scores[rows, :width] = found.scores[:, :width].cpu().numpy()
-            invalid += found.invalid * len(rows) / len(users)
-        return items, scores, invalid
+        trie = Trie(self.sids_on_device, self.estimator.codebook_size)
+        return Ranker(self.generator, trie, self.rows, self.decode)
 
     # Set-up --------------------------------------------------------------------------------
-
-    @property
-    def sids_on_device(self) -> Tensor:
-        """int64 [N, m + 1]"""
-        return torch.as_tensor(self.sids, dtype=torch.int64, device=self.device)
 
     @property
     def probe_seed(self) -> int:

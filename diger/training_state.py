@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from diger.checks import SettingError
+from diger.optimizer import Schedule
 from diger.tokenizer import LOAD_ERRORS
 
 FILE = "checkpoint.pt"
@@ -37,7 +38,7 @@ def save(
     folder: Path,
     modules: nn.ModuleDict,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    schedule: Schedule,
     sids: NDArray[np.int32],
     best: Best,
     progress: dict[str, Any],
@@ -51,7 +52,7 @@ def save(
         "identity": identity,
         "modules": modules.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
+        "schedule": schedule.done,
         "sids": torch.as_tensor(sids),
         "best": {
             "value": best.value,
@@ -69,7 +70,7 @@ def load(
     folder: Path,
     modules: nn.ModuleDict,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    schedule: Schedule,
     device: str,
     identity: str,
 ) -> tuple[NDArray[np.int32], Best, dict[str, Any]] | None:
@@ -91,7 +92,7 @@ def load(
         return None
     modules.load_state_dict(state["modules"])
     optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
+    schedule.go_to(state["schedule"])
     kept = state["best"]
     sids = None if kept["sids"] is None else kept["sids"].cpu().numpy()
     best = Best(kept["value"], kept["epoch"], kept["weights"], sids)

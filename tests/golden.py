@@ -55,7 +55,7 @@ def golden_step(name: str) -> dict[str, Any]:
         trainer.estimator.observe(torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 1]]))
     trainer.noise.manual_seed(5)
     positions = trainer.data.train_positions[:16]
-    batch, distinct = trainer.rows.batch(positions, trainer.sids_on_device)
+    batch, distinct = trainer.read(positions)
     parts, _ = trainer.losses(batch, distinct)
     trainer.optimizer.zero_grad(set_to_none=True)
     parts["total"].backward()

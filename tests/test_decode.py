@@ -43,9 +43,8 @@ def exhaustive(model: Generator, sids: np.ndarray, history: Tensor, mask: Tensor
 
 def search(mode: str, beams: int, seen: Tensor | None = None, seed: int = 0):  # type: ignore[no-untyped-def]
     model, sids, history, mask = world(seed)
-    items = model.embed_hard(torch.as_tensor(sids, dtype=torch.int64))
     trie = Trie(sids, K)
-    return beam_search(model, items, history, mask, trie, DecodeConfig(beams, mode), seen)
+    return beam_search(model, history, mask, trie, DecodeConfig(beams, mode), seen)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -148,7 +147,7 @@ def test_catalogue_of_20_033_items_with_a_beam_for_each_is_exhaustive() -> None:
     ids = torch.as_tensor(sids, dtype=torch.int64)
     items = model.embed_hard(ids)
     found = beam_search(
-        model, items, history, mask, Trie(sids, 256), DecodeConfig(len(sids), "constrained")
+        model, history, mask, Trie(sids, 256), DecodeConfig(len(sids), "constrained")
     )
     parts = []
     with torch.no_grad():
@@ -167,9 +166,9 @@ def test_catalogue_of_20_033_items_with_a_beam_for_each_is_exhaustive() -> None:
 @pytest.mark.parametrize("beams", [20, 80])
 def test_free_search_at_catalogue_size_finds_what_exists(beams: int) -> None:
     model, sids, history, mask = yelp_sized(3)
-    items, trie = model.embed_hard(torch.as_tensor(sids, dtype=torch.int64)), Trie(sids, 256)
-    free = beam_search(model, items, history, mask, trie, DecodeConfig(beams, "free"))
-    bound = beam_search(model, items, history, mask, trie, DecodeConfig(beams, "constrained"))
+    trie = Trie(sids, 256)
+    free = beam_search(model, history, mask, trie, DecodeConfig(beams, "free"))
+    bound = beam_search(model, history, mask, trie, DecodeConfig(beams, "constrained"))
     assert (bound.items >= 0).all()
     assert bound.invalid == 0.0
     # 20,033 of 256^3 tuples exist: an untrained model hardly ever spells one.

@@ -1,0 +1,279 @@
+"""The encoder-decoder's blocks as autograd functions with their gradients written out.
+
+What they compute is plain T5; what they save is passes over memory and launches of small kernels.
+Autograd on single operations keeps every intermediate, walks each of them again on the way back and
+copies heads apart three times a layer, which on a CPU costs more than the products do and on a GPU
+is most of the launches. A norm's weight is folded into the product that follows it.
+
+Every block maps a residual stream x [B, T, d] to one of the same shape and type. Products run in
+the type of the weights that they are given, norms and softmax in that of x. Masks of dropout come
+from ``diger.dropout.keep_mask``, or are None. Shapes: B rows, T tokens, M tokens of memory, d
+width, H heads, h head width, I = H h, F hidden width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+EPSILON = 1e-6
+
+
+class RMSNorm(torch.autograd.Function):
+    """weight x / sqrt(mean(x^2) + eps), as T5 normalises: no mean is taken off, nothing added."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        normed, scale = _normed(x)
+        ctx.save_for_backward(normed, scale, weight)
+        return normed * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        normed, scale, weight = ctx.saved_tensors
+        by_weight = (grad * normed).flatten(0, -2).sum(0)
+        return _norm_backward(grad * weight, normed, scale).mul_(scale), by_weight
+
+
+def _normed(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x over its root mean square, and what it was multiplied with [..., 1]."""
+    mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1])
+    scale = mean.add_(EPSILON).rsqrt_()
+    return x * scale, scale
+
+
+def _norm_backward(inner: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+    """The gradient at x over ``scale``, given the one at the normed x."""
+    along = (inner * normed).sum(-1, keepdim=True).mul_(-1 / normed.shape[-1])
+    return torch.addcmul(inner, normed, along)
+
+
+class Projected(NamedTuple):
+    """A normed residual stream times a weight, and what its way back needs.
+
+    out: [N, O]. weight: [O, d], the norm's weight folded in. normed: [N, d] in the type of the
+    product. exact: the same in the type of x. scale: [N, 1].
+    """
+
+    out: Tensor
+    weight: Tensor
+    normed: Tensor
+    exact: Tensor
+    scale: Tensor
+
+
+def _project(x: Tensor, norm: Tensor, weight: Tensor) -> Projected:
+    exact, scale = _normed(x.flatten(0, -2))
+    folded = weight * norm.to(weight.dtype)
+    normed = exact.to(weight.dtype)
+    return Projected(normed @ folded.T, folded, normed, exact, scale)
+
+
+def _project_backward(
+    grad_out: Tensor, residual: Tensor, saved: tuple[Tensor, Tensor, Tensor, Tensor],
+    norm: Tensor, weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients at x (with that of the residual stream around the block), norm and weight."""
+    folded, normed, exact, scale = saved
+    by_folded = grad_out.T @ normed
+    inner = (grad_out @ folded).to(exact.dtype)
+    d_x = torch.addcmul(residual.flatten(0, -2), _norm_backward(inner, exact, scale), scale)
+    d_norm = (by_folded * weight).sum(0).to(norm.dtype)
+    return d_x.view_as(residual), d_norm, by_folded * norm.to(weight.dtype)
+
+
+def _added(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
+    y = y.view_as(x)
+    return x + y if keep is None else torch.addcmul(x, y.to(x.dtype), keep)
+
+
+def _dropped(grad: Tensor, keep: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What of the gradient reaches a block behind its dropout, as rows."""
+    return (grad if keep is None else grad * keep).flatten(0, -2).to(dtype)
+
+
+class SelfAttention(torch.autograd.Function):
+    """x + keep_out (softmax(q k^T + bias) keep_weights v) W_o^T, with q, k, v of the normed x.
+
+    Args of forward:
+        x: [B, T, d]. norm: [d]. qkv: [3 I, d], the weights one below the other. o: [d, I].
+        bias: [B or 1, H, T, T], added to the scores, as a constant. position: [1, H, T, T], the
+        part of it that is learned: it only receives the gradient. keep_weights: [B, H, T, T].
+        keep_out: [B, T, d]. heads: H.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, norm: Tensor, qkv: Tensor, o: Tensor, bias: Tensor, position: Tensor,
+        keep_weights: Tensor | None, keep_out: Tensor | None, heads: int,
+    ) -> Tensor:  # fmt: skip
+        b, t, _ = x.shape
+        project = _project(x, norm, qkv)
+        apart = project.out.view(b, t, 3, heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+        q, k, v = (part.flatten(0, 1) for part in apart)
+        scores = torch.bmm(q, k.transpose(1, 2)).view(b, heads, t, t)
+        weights = (scores.to(bias.dtype) + bias).softmax(-1)
+        kept = (weights if keep_weights is None else weights * keep_weights).to(q.dtype)
+        read = torch.bmm(kept.flatten(0, 1), v).view(b, heads, t, -1)
+        read = read.transpose(1, 2).reshape(b * t, -1)
+        ctx.save_for_backward(
+            norm, qkv, o, apart, weights, kept, read, keep_weights, keep_out, *project[1:]
+        )
+        ctx.product = q.dtype
+        return _added(x, read @ o.T, keep_out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        norm, qkv, o, apart, weights, kept, read, keep_weights, keep_out, *saved = ctx.saved_tensors
+        _, b, heads, t, h = apart.shape
+        q, k, v = (part.flatten(0, 1) for part in apart)
+        rows = _dropped(grad, keep_out, ctx.product)
+        d_read = (rows @ o).view(b, t, heads, h).transpose(1, 2).reshape(b * heads, t, h)
+        moved = torch.empty_like(apart)
+        torch.bmm(kept.flatten(0, 1).transpose(1, 2), d_read, out=moved[2].flatten(0, 1))
+        d_weights = torch.bmm(d_read, v.transpose(1, 2)).view_as(weights).to(weights.dtype)
+        if keep_weights is not None:
+            d_weights = d_weights.mul_(keep_weights)
+        d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+        flat = d_scores.flatten(0, 1).to(ctx.product)
+        torch.bmm(flat, k, out=moved[0].flatten(0, 1))
+        torch.bmm(flat.transpose(1, 2), q, out=moved[1].flatten(0, 1))
+        together = moved.permute(1, 3, 0, 2, 4).reshape(b * t, -1)
+        d_x, d_norm, d_qkv = _project_backward(together, grad, tuple(saved), norm, qkv)
+        d_position = d_scores.sum(0, keepdim=True)
+        return d_x, d_norm, d_qkv, rows.T @ read, None, d_position, None, None, None
+
+
+class CrossAttention(torch.autograd.Function):
+    """x + keep_out (softmax(q k^T + bias) keep_weights v) W_o^T, with q of the normed x and k, v of
+    a memory.
+
+    Scores are (q W_k) memory^T in place of q (memory W_k^T)^T, and values likewise: the same sums
+    in another order, in which the memory meets no weights. With few queries that is the cheaper
+    order, and no keys and values have to be kept for the way back.
+
+    Args of forward:
+        x: [B, T, d]. memory: [B, M, d], in the type of the weights. norm: [d]. q, k, v: [I, d].
+        o: [d, I]. bias: [B, 1, 1, M], a constant. keep_weights: [B, H, T, M].
+        keep_out: [B, T, d]. heads: H.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, memory: Tensor, norm: Tensor, q: Tensor, k: Tensor, v: Tensor,
+        o: Tensor, bias: Tensor, keep_weights: Tensor | None, keep_out: Tensor | None, heads: int,
+    ) -> Tensor:  # fmt: skip
+        b, t, d = x.shape
+        project = _project(x, norm, q)
+        query = project.out.view(b * t, heads, -1).transpose(0, 1)  # [H, B T, h]
+        by_key, by_value = (w.view(heads, -1, d) for w in (k, v))  # [H, h, d]
+        asked = _by_row(torch.bmm(query, by_key), b)  # [B, H T, d]
+        scores = torch.bmm(asked, memory.transpose(1, 2)).view(b, heads, t, -1)
+        weights = (scores.to(bias.dtype) + bias).softmax(-1)
+        kept = (weights if keep_weights is None else weights * keep_weights).to(memory.dtype)
+        seen = _by_head(torch.bmm(kept.flatten(1, 2), memory), heads)  # [H, B T, d]
+        read = torch.bmm(seen, by_value.transpose(1, 2)).transpose(0, 1).reshape(b * t, -1)
+        ctx.save_for_backward(
+            memory, norm, q, k, v, o, query, asked, weights, kept, seen, read,
+            keep_weights, keep_out, *project[1:],
+        )  # fmt: skip
+        return _added(x, read @ o.T, keep_out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (memory, norm, q, k, v, o, query, asked, weights, kept, seen, read,
+         keep_weights, keep_out, *saved) = ctx.saved_tensors  # fmt: skip
+        b, heads, t, _ = weights.shape
+        d = memory.shape[-1]
+        rows = _dropped(grad, keep_out, memory.dtype)
+        d_read = (rows @ o).view(b * t, heads, -1).transpose(0, 1)  # [H, B T, h]
+        d_value = torch.bmm(d_read.transpose(1, 2), seen)  # [H, h, d]
+        d_seen = _by_row(torch.bmm(d_read, v.view(heads, -1, d)), b)  # [B, H T, d]
+        d_weights = torch.bmm(d_seen, memory.transpose(1, 2)).view_as(weights).to(weights.dtype)
+        if keep_weights is not None:
+            d_weights = d_weights.mul_(keep_weights)
+        d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+        flat = d_scores.flatten(1, 2).to(memory.dtype)
+        d_memory = torch.bmm(kept.flatten(1, 2).transpose(1, 2), d_seen)
+        d_memory = torch.baddbmm(d_memory, flat.transpose(1, 2), asked)
+        d_asked = _by_head(torch.bmm(flat, memory), heads)  # [H, B T, d]
+        d_key = torch.bmm(query.transpose(1, 2), d_asked)  # [H, h, d]
+        d_query = torch.bmm(d_asked, k.view(heads, -1, d).transpose(1, 2))
+        d_query = d_query.transpose(0, 1).reshape(b * t, -1)
+        d_x, d_norm, d_q = _project_backward(d_query, grad, tuple(saved), norm, q)
+        return (
+            d_x, d_memory, d_norm, d_q, d_key.flatten(0, 1), d_value.flatten(0, 1), rows.T @ read,
+            None, None, None, None,
+        )  # fmt: skip
+
+
+def _by_row(x_HxBTxd: Tensor, rows: int) -> Tensor:
+    """[H, B T, d] -> [B, H T, d]"""
+    heads, _, d = x_HxBTxd.shape
+    return x_HxBTxd.view(heads, rows, -1, d).transpose(0, 1).reshape(rows, -1, d)
+
+
+def _by_head(x_BxHTxd: Tensor, heads: int) -> Tensor:
+    """[B, H T, d] -> [H, B T, d]"""
+    rows, _, d = x_BxHTxd.shape
+    return x_BxHTxd.view(rows, heads, -1, d).transpose(0, 1).reshape(heads, -1, d)
+
+
+class FeedForward(torch.autograd.Function):
+    """x + keep_out (relu(normed x W_in^T) keep_hidden) W_out^T.
+
+    Args of forward:
+        x: [B, T, d]. norm: [d]. wide: [F, d]. narrow: [d, F]. keep_hidden: [B T, F].
+        keep_out: [B, T, d].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, norm: Tensor, wide: Tensor, narrow: Tensor,
+        keep_hidden: Tensor | None, keep_out: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        project = _project(x, norm, wide)
+        hidden = project.out.relu_()
+        if keep_hidden is not None:
+            hidden = hidden.mul_(keep_hidden)
+        ctx.save_for_backward(norm, wide, narrow, hidden, keep_hidden, keep_out, *project[1:])
+        return _added(x, hidden @ narrow.T, keep_out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        norm, wide, narrow, hidden, keep_hidden, keep_out, *saved = ctx.saved_tensors
+        rows = _dropped(grad, keep_out, narrow.dtype)
+        d_hidden = rows @ narrow
+        if keep_hidden is not None:
+            d_hidden = d_hidden.mul_(keep_hidden)
+        # What was dropped is zero in hidden, too, and gets no gradient either way.
+        d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden, 0)
+        d_x, d_norm, d_wide = _project_backward(d_hidden, grad, tuple(saved), norm, wide)
+        return d_x, d_norm, d_wide, rows.T @ hidden, None, None
+
+
+def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """See ``RMSNorm``."""
+    return RMSNorm.apply(x, weight)  # type: ignore[no-untyped-call]
+
+
+def self_attention(*arguments: Any) -> Tensor:
+    """See ``SelfAttention.forward``."""
+    return SelfAttention.apply(*arguments)  # type: ignore[no-untyped-call]
+
+
+def cross_attention(*arguments: Any) -> Tensor:
+    """See ``CrossAttention.forward``."""
+    return CrossAttention.apply(*arguments)  # type: ignore[no-untyped-call]
+
+
+def feed_forward(*arguments: Any) -> Tensor:
+    """See ``FeedForward.forward``."""
+    return FeedForward.apply(*arguments)  # type: ignore[no-untyped-call]

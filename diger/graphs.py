@@ -1,0 +1,127 @@
+"""Steps of fixed shapes, recorded once as a CUDA graph and then replayed in one launch.
+
+A training step of a small model is a thousand kernels of a few microseconds: launching them one by
+one takes the host longer than running them takes the device.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+WARM_UPS = 3  # runs before recording, in which libraries choose kernels and make their workspaces
+
+
+class Recording(Protocol):
+    """A ``torch.cuda.CUDAGraph``."""
+
+    def replay(self) -> None: ...
+
+
+class Graphs:
+    """Recorded steps by key (their shapes), sharing one pool of memory.
+
+    Args:
+        state: gives all tensors that a step changes; they are put back after the warm-ups, which
+            are real steps. Their addresses must stay what they are.
+
+    Attributes:
+        failure: why nothing is recorded any more, in one line; empty while recording works.
+        seconds: that recording has taken.
+    """
+
+    def __init__(self, state: Callable[[], Sequence[Tensor]]) -> None:
+        self.state = state
+        self.failure = ""
+        self.seconds = 0.0
+        self._graphs: dict[Hashable, Recording] = {}
+        self._pool: Any = None
+
+    def run(self, key: Hashable, step: Callable[[], None]) -> None:
+        """Run the step of this key, as a recording if there can be one.
+
+        ``step`` must read only tensors that stay where they are, and neither wait for the device
+        nor depend on values on it. A device that cannot record it runs it as it is, and says so
+        once.
+        """
+        if self.failure:
+            step()
+            return
+        if key not in self._graphs:
+            try:
+                self._graphs[key] = self._record(step)
+            except RuntimeError as error:
+                self.failure = str(error).splitlines()[0]
+                self._graphs.clear()
+                warnings.warn(
+                    f"training steps run one kernel at a time, which is slower: {self.failure}",
+                    stacklevel=2,
+                )
+                step()
+                return
+        self._graphs[key].replay()
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    def _record(self, step: Callable[[], None]) -> Recording:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self.warm_up(step)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with self.put_back(), torch.cuda.graph(graph, pool=self._pool):
+            step()
+        self._pool = self._pool or graph.pool()
+        end.record()
+        end.synchronize()
+        self.seconds += begin.elapsed_time(end) / 1000
+        return graph
+
+    def warm_up(self, step: Callable[[], None]) -> None:
+        """Run the step a few times and undo what it did."""
+        with self.put_back():
+            for _ in range(WARM_UPS):
+                step()
+
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        """Leave all state, and the random numbers to come, as they were."""
+        before = [tensor.clone() for tensor in self.state()]
+        on_gpu = any(tensor.is_cuda for tensor in before)
+        random = torch.cuda.get_rng_state() if on_gpu else torch.get_rng_state()
+        try:
+            yield
+        finally:
+            for tensor, value in zip(self.state(), before, strict=True):
+                tensor.copy_(value)
+            if on_gpu:
+                torch.cuda.synchronize()
+                torch.cuda.set_rng_state(random)
+            else:
+                torch.set_rng_state(random)
+
+
+def start_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimiser's state as it is before the first step; it is made in the first one
+    otherwise, when the addresses that a captured step reads are already written down."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:  # decay and update are both times this
+        group["lr"] = torch.zeros_like(rate) if isinstance(rate := group["lr"], Tensor) else 0.0
+    optimizer.step()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        state["step"].zero_()
+    optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,139 @@
+"""How training steps are run: one kernel after the other, or recorded with fixed shapes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from diger.checks import SettingError, one_of
+from diger.graphs import Graphs, start_state
+from diger.sequences import Rows
+
+if TYPE_CHECKING:
+    from diger.trainer import Trainer
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WAYS = ("eager", "graph", "compile")
+#: Lengths of history, in items, that recorded steps are made for; between them, the longer one.
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+CAPACITY_UNIT = 256  # distinct items of a recorded step are a multiple of it
+
+
+def default_noise(device: str) -> torch.Generator:
+    """The device's own generator of random numbers."""
+    index = torch.cuda.current_device() if device == "cuda" else torch.device(device).index or 0
+    return torch.cuda.default_generators[index]
+
+
+class Steps:
+    """The steps of a trainer and the sums of their losses.
+
+    Args:
+        way: of ``WAYS``.
+        fixed: give every step the shapes of a recorded one even where nothing is recorded, which
+            changes no result beyond rounding; None: where it is recorded or compiled.
+    """
+
+    def __init__(self, trainer: Trainer, way: str, fixed: bool | None = None) -> None:
+        one_of("step", way, WAYS)
+        self.trainer, self.way = trainer, way
+        self.on_gpu = trainer.device != "cpu"
+        if way == "graph" and not self.on_gpu:
+            raise SettingError("step=graph records CUDA graphs and needs a GPU; use step=eager")
+        self.fixed = way != "eager" if fixed is None else fixed
+        self.losses = trainer.losses
+        if way == "compile":
+            self.losses = torch.compile(trainer.losses, dynamic=False)
+        self.graphs = Graphs(self._state) if self.on_gpu and way != "eager" else None
+        if self.graphs is not None:
+            start_state(trainer.optimizer)
+        self.sums: dict[str, Tensor] = {}
+        self.run_steps = 0
+        self.capacities: dict[int, int] = {}
+        size = trainer.config.batch_size
+        self._positions = torch.zeros(size, dtype=torch.int64, device=trainer.device)
+
+    @property
+    def counts_items(self) -> bool:
+        """Whether a step has to know how many distinct items its batch holds."""
+        return self.fixed and self.trainer.estimator.trains_tokenizer
+
+    def facts(self) -> dict[str, Any]:
+        """How steps ran: the way, and of recordings their number, seconds and any failure."""
+        facts: dict[str, Any] = {"way": self.way}
+        if self.graphs is not None:
+            facts |= {"recorded": len(self.graphs), "recording_seconds": self.graphs.seconds}
+            if self.graphs.failure:
+                facts |= {"failure": self.graphs.failure}
+        return facts
+
+    def start_epoch(self) -> None:
+        self.run_steps = 0
+        for total in self.sums.values():
+            total.zero_()
+
+    def mean_losses(self) -> dict[str, float]:
+        """By name, over the steps since ``start_epoch``. Waits for the device."""
+        names = list(self.sums)
+        values = torch.stack([self.sums[name] for name in names]).tolist()
+        return {name: value / self.run_steps for name, value in zip(names, values, strict=True)}
+
+    def run(self, rows: Rows) -> None:
+        """One step on these rows."""
+        self.run_steps += 1
+        if not self.fixed or len(rows.positions) < len(self._positions):
+            # The epoch's last batch may be shorter: not worth a recording of its own.
+            self._add(self.trainer.update(*self.trainer.read(rows.positions, rows.width)))
+        else:
+            width, capacity = self._shape(rows)
+            self._positions.copy_(rows.positions)
+            if self.graphs is None:
+                self._fixed_step(width, capacity)
+            else:
+                self._prepare_sums()
+                self.graphs.run((width, capacity), lambda: self._fixed_step(width, capacity))
+        self.trainer.schedule.next()
+
+    def _fixed_step(self, width: int, capacity: int) -> None:
+        self._add(self.trainer.update(*self.trainer.read(self._positions, width, capacity)))
+
+    def _shape(self, rows: Rows) -> tuple[int, int]:
+        """Columns of the histories and number of distinct items of the step for these rows."""
+        width = next((w for w in WIDTHS if w >= rows.width), rows.width)
+        items = self.trainer.data.n_items
+        if not self.trainer.estimator.trains_tokenizer:
+            return width, items  # nothing is tokenised: there is nothing to pad
+        if rows.distinct > self.capacities.get(width, 0):
+            # Some room, or every epoch's fullest batch would ask for another recording.
+            units = -(-int(rows.distinct * 1.05) // CAPACITY_UNIT)
+            self.capacities[width] = min(units * CAPACITY_UNIT, items)
+        return width, self.capacities[width]
+
+    def _add(self, losses: dict[str, Tensor]) -> None:
+        for name, value in losses.items():
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), device=value.device)
+            self.sums[name] += value
+
+    def _prepare_sums(self) -> None:
+        """A recording adds to tensors that are there before it."""
+        names = ["total", "rec"]
+        if self.trainer.estimator.trains_tokenizer:
+            names += ["reconstruction", "vq"]
+        for name in names:
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), device=self.trainer.device)
+
+    def _state(self) -> list[Tensor]:
+        """Everything that a step changes."""
+        trainer = self.trainer
+        held = [value for state in trainer.optimizer.state.values() for value in state.values()]
+        counter = trainer.schedule.step_on_device
+        return [
+            *(value for value in trainer.modules.state_dict().values()),
+            *(value for value in held if isinstance(value, Tensor)),
+            *self.sums.values(),
+            *([] if counter is None else [counter]),
+        ]

@@ -1,0 +1,267 @@
+"""Steps of fixed shapes: the same training as steps of whatever shape a batch has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import diger.estimators
+import diger.steps
+from diger.checks import SettingError
+from diger.decode import DecodeConfig
+from diger.generator import Generator
+from diger.graphs import Graphs, start_state
+from diger.optimizer import TrainConfig
+from diger.rqvae import RQVAE, RQVAEConfig
+from diger.semantic_ids import add_suffix
+from diger.seq2seq import ModelConfig
+from diger.sequences import Rows, distinct_items, permutation
+from diger.steps import Steps
+from diger.trainer import Trainer
+from tests.conftest import make_split
+from tests.estimators import ESTIMATORS, LEVELS, K
+
+N_ITEMS, WIDTH = 30, 8
+
+
+def make_trainer(name: str, device: str = "cpu", step: str = "eager", **train: object) -> Trainer:
+    rng = np.random.default_rng(3)
+    torch.manual_seed(0)
+    tokenizer = RQVAE(WIDTH, LEVELS, K, RQVAEConfig(hidden=(10,), latent=5))
+    torch.nn.init.normal_(tokenizer.codebooks, std=0.5)
+    generator = Generator(LEVELS, K, ModelConfig(2, 16, 16, 2, 8, 0.0, init_std=0.3))
+    split = make_split(
+        [[int(i) for i in rng.permutation(N_ITEMS)[:n]] for n in rng.integers(4, 14, 12)], N_ITEMS
+    )
+    sids = add_suffix(rng.integers(0, K, (N_ITEMS, LEVELS)).astype(np.int32), K)
+    content = torch.as_tensor(rng.normal(size=(N_ITEMS, WIDTH)), dtype=torch.float32, device=device)
+    settings = {"batch_size": 16, "warmup_steps": 3, "lr_tokenizer": 1e-2, "epochs": 2, **train}
+    return Trainer(
+        TrainConfig(**settings), DecodeConfig(), generator, tokenizer,  # type: ignore[arg-type]
+        ESTIMATORS[name](LEVELS, K), content, sids, split, 0, device, step=step,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def noise_by_item(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], None]:
+    """Noise that depends on which item a row is, not on how many rows there are."""
+    table = -(
+        -torch.rand(LEVELS, N_ITEMS, K, generator=torch.Generator().manual_seed(9)).log()
+    ).log()
+    rows, level = torch.arange(0), 0
+
+    def use(items: Tensor) -> None:
+        nonlocal rows, level
+        rows, level = items, 0
+
+    def sample(like: Tensor, generator: torch.Generator) -> Tensor:
+        nonlocal level
+        level += 1
+        return table[level - 1][rows]
+
+    monkeypatch.setattr(diger.estimators, "sample_gumbel", sample)
+    return use
+
+
+def test_a_permutation_is_one_and_the_seed_decides_it() -> None:
+    order = permutation(1000, 5, "cpu")
+    assert order.sort().values.equal(torch.arange(1000))
+    assert order.equal(permutation(1000, 5, "cpu"))
+    others = [permutation(1000, seed, "cpu") for seed in (6, 5 + 2**32, 2**63 + 1)]
+    assert not any(order.equal(other) for other in others)
+    # No neighbourhood of the order is left over.
+    assert abs(np.corrcoef(order.numpy(), np.arange(1000))[0, 1]) < 0.1
+    assert abs(float((order.diff() == 1).float().mean())) < 0.01
+
+
+def test_a_permutation_sorts_by_splitmix64() -> None:
+    """Against the definition on Python's whole numbers: what no device may change."""
+
+    def mix(z: int) -> int:
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        return z ^ (z >> 31)
+
+    def key(i: int, seed: int) -> int:
+        z = i
+        for salt in (seed, seed >> 32):
+            z = mix((z + (salt + 1) * 0x9E3779B97F4A7C15) % 2**64)
+        return z if z < 2**63 else z - 2**64  # torch sorts signed numbers
+
+    for seed in (0, 12345, 2**32 + 7):
+        want = sorted(range(50), key=lambda i: key(i, seed))
+        assert permutation(50, seed, "cpu").tolist() == want
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_distinct_items_in_a_fixed_number_are_the_distinct_ones(seed: int) -> None:
+    tokens = torch.randint(0, 40, (25,), generator=torch.Generator().manual_seed(seed))
+    want, index = tokens.unique(return_inverse=True)
+    for capacity in (len(want), 30, 39):
+        ids, found, present = distinct_items(tokens, 40, capacity)
+        assert ids.shape == present.shape == (capacity,)
+        assert ids[present].equal(want)
+        assert found.equal(index)
+    ids, found, present = distinct_items(tokens, 40, 40)
+    assert ids.equal(torch.arange(40))
+    assert found.equal(tokens)
+    assert present.nonzero().flatten().equal(want)
+
+
+@pytest.mark.parametrize("capacity", [24, 29, N_ITEMS], ids=["padded", "nearly all", "catalogue"])
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_filling_up_changes_neither_loss_nor_gradient(
+    name: str, capacity: int, noise_by_item: Callable[[Tensor], None]
+) -> None:
+    """The batch's distinct items, padded, or the whole catalogue: the same gradients."""
+    found = []
+    for size in (None, capacity):
+        trainer = make_trainer(name)
+        trainer.modules.eval()
+        positions = trainer.data.train_positions[:6]
+        width = int(trainer.rows.lengths(trainer.rows.on_device(positions)).max())
+        batch, distinct = trainer.read(positions, width + (size is not None), size)
+        noise_by_item(distinct)
+        parts, soft = trainer.losses(batch, distinct)
+        parts["total"].backward()
+        if soft is not None:
+            trainer.estimator.observe(soft.nearest, batch.weight)
+        grads = {n: p.grad for n, p in trainer.modules.named_parameters() if p.grad is not None}
+        buffers = dict(trainer.modules.named_buffers())
+        found.append((parts, grads, buffers))
+    (parts, grads, buffers), (padded_parts, padded_grads, padded_buffers) = found
+    for key, value in parts.items():
+        torch.testing.assert_close(padded_parts[key], value, atol=1e-5, rtol=1e-5)
+    assert grads.keys() == padded_grads.keys()
+    for key, value in grads.items():
+        torch.testing.assert_close(padded_grads[key], value, atol=1e-6, rtol=1e-4, msg=key)
+    for key, value in buffers.items():
+        torch.testing.assert_close(padded_buffers[key], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tiger", "ste", "diger_frqud_cached"])
+def test_an_epoch_of_fixed_steps_ends_where_an_epoch_of_free_ones_does(name: str) -> None:
+    """For estimators whose forward pass no noise changes: weights, losses and counters."""
+    weights, losses = [], []
+    for fixed in (False, True):
+        trainer = make_trainer(name)
+        trainer.steps = Steps(trainer, "eager", fixed)
+        if fixed:
+            assert trainer.steps.counts_items == trainer.estimator.trains_tokenizer
+        trainer.noise.manual_seed(0)
+        trainer.modules.train()
+        trainer.steps.start_epoch()
+        silent(trainer)
+        for rows in trainer.rows.epoch(16, 1, 2, trainer.steps.counts_items):
+            trainer.steps.run(rows)
+        weights.append(trainer.modules.state_dict())
+        losses.append(trainer.steps.mean_losses())
+        assert trainer.schedule.done == trainer.steps_per_epoch
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, atol=2e-4, rtol=1e-3, msg=key)
+
+
+def silent(trainer: Trainer) -> None:
+    """Take the noise away: its rows are drawn for as many items as a step holds."""
+    trainer.noise = None  # type: ignore[assignment]
+
+
+def test_capacity_grows_in_units_and_never_beyond_the_catalogue() -> None:
+    trainer = make_trainer("gumbel")
+    steps = Steps(trainer, "eager", fixed=True)
+    for rows in trainer.rows.epoch(16, 1, 1, count=True):
+        _, capacity = steps._shape(rows)
+        items = torch.cat([trainer.rows.items[trainer.data.history_starts(np.array([p]))[0] : p + 1]
+                           for p in rows.positions.tolist()])  # fmt: skip
+        assert rows.distinct == len(items.unique()) <= capacity <= N_ITEMS
+
+
+def one_step(trainer: Trainer, rows: Rows) -> None:
+    trainer.steps._add(trainer.update(*trainer.read(rows.positions)))
+
+
+def test_warm_ups_leave_nothing_behind() -> None:
+    """What a recording's warm-up changes is put back: training goes on as if it had not been."""
+    trainers = [make_trainer("diger_sdud_frqud") for _ in range(2)]
+    for trainer in trainers:
+        torch.manual_seed(1)
+        trainer.noise = torch.default_generator
+        start_state(trainer.optimizer)
+        trainer.modules.train()
+        trainer.steps.start_epoch()
+        trainer.steps._prepare_sums()
+    rows = list(trainers[0].rows.epoch(16, 1))[:3]
+    for i, trainer in enumerate(trainers):
+        steps = trainer.steps
+        graphs = Graphs(steps._state)
+        for row in rows:
+            if i == 1:
+                graphs.warm_up(partial(one_step, trainer, row))
+            steps.run(row)
+    (a, b) = (trainer.steps._state() for trainer in trainers)
+    assert len(a) == len(b) > 50
+    for left, right in zip(a, b, strict=True):
+        assert left.equal(right)
+
+
+def test_starting_the_optimiser_changes_nothing() -> None:
+    trainers = [make_trainer("diger_sdud") for _ in range(2)]
+    start_state(trainers[1].optimizer)
+    for trainer in trainers:
+        trainer.noise.manual_seed(2)
+        for rows in list(trainer.rows.epoch(16, 1))[:2]:
+            trainer.steps.run(rows)
+    for left, right in zip(*(t.modules.state_dict().values() for t in trainers), strict=True):
+        assert left.equal(right)
+
+
+def test_a_device_that_records_nothing_trains_all_the_same() -> None:
+    calls = []
+    graphs = Graphs(lambda: [])
+    if torch.cuda.is_available():
+        pytest.skip("this machine can record")
+    with pytest.warns(UserWarning, match="one kernel at a time"):
+        graphs.run("a", lambda: calls.append(1))
+    graphs.run("b", lambda: calls.append(2))
+    assert calls == [1, 2]
+    assert graphs.failure
+
+
+def test_recording_needs_a_gpu() -> None:
+    with pytest.raises(SettingError, match="needs a GPU"):
+        make_trainer("tiger", step="graph")
+
+
+@pytest.fixture
+def blind_device(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device that knows shapes only: whatever asks it for a value, or mixes it with tensors of
+    the host, raises."""
+    for module in ("diger.steps", "diger.trainer"):
+        monkeypatch.setattr(f"{module}.default_noise", lambda device: torch.Generator())
+    monkeypatch.setattr(  # it has no generator to draw with, and no fused optimiser
+        diger.estimators, "sample_gumbel", lambda like, generator: torch.randn_like(like)
+    )
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    monkeypatch.setattr("diger.trainer.clip_gradients", torch.nn.utils.clip_grad_norm_)
+    return "meta"
+
+
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize("frozen", [True, False], ids=["codebooks", "encoder too"])
+def test_a_step_on_a_device_waits_for_nothing(name: str, frozen: bool, blind_device: str) -> None:
+    """No value is read back and no shape depends on one, from the rows to the update."""
+    trainer = make_trainer(name, blind_device, freeze_encoder=frozen)
+    trainer.modules.train()
+    steps = Steps(trainer, "eager", fixed=True)
+    trainer.estimator.advance(0.5)
+    for width, capacity in ((4, 24), (8, N_ITEMS)):
+        steps._fixed_step(width, capacity)
+    assert all(total.is_meta for total in steps.sums.values())
+    with pytest.raises(RuntimeError):  # so it would be noticed
+        float(steps.sums["total"])
