@@ -24,7 +24,7 @@ from benchmark.recommender import BenchmarkData, Run
 from benchmark.store import RunFolder, write_npy
 from diger.checks import SettingError, build
 
-FORMAT = "collaborative-1"  # raise when the same settings come to give other embeddings
+FORMAT = "collaborative-2"  # raise when the same settings come to give other embeddings
 WHERE = "method.collaborative"
 
 

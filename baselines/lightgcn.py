@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.recbole_adapter import RecBoleMethod
+from baselines.recbole_lightgcn import lightgcn_class
 from benchmark.data.split import Split
 from diger import checks
 
@@ -33,6 +33,8 @@ class LightGCN(RecBoleMethod):
     reg_weight: float = 1e-5
 
     excludes_seen = True
+    reads_histories = False
+    samples_negatives = True
     notes = ("trains on every training interaction, whatever train_prefixes says",)
 
     def __post_init__(self) -> None:
@@ -42,9 +44,7 @@ class LightGCN(RecBoleMethod):
         checks.at_least("reg_weight", self.reg_weight, 0)
 
     def model_class(self) -> type:
-        module = importlib.import_module("recbole.model.general_recommender.lightgcn")
-        model: type = module.LightGCN
-        return model
+        return lightgcn_class()
 
     def model_settings(self, split: Split) -> dict[str, Any]:
         return {

@@ -4,9 +4,10 @@ RecBole was written for numpy 1, scipy 1.12, pandas 2 and torch 2.5. Each functi
 break or one side effect and says which version makes it necessary; drop it when RecBole does.
 Nothing of RecBole is copied or forked, and nothing is imported from it before ``prepare``.
 
-Two more breaks are avoided rather than cured: pandas 3 garbles list fields (``Series.agg(len)``),
-so the adapter loads no list field from a file, and torch 2.6 refuses to unpickle RecBole's
-checkpoints, so the adapter never writes or reads one.
+Three more breaks are avoided rather than cured: pandas 3 garbles list fields (``Series.agg(len)``),
+so the adapter loads no list field from a file; torch 2.6 refuses to unpickle RecBole's
+checkpoints, so the adapter never writes or reads one; and scipy 1.13 removed what LightGCN fills
+its matrix with, which is built another way.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 
 from benchmark.errors import UserError
@@ -45,7 +45,6 @@ def prepare() -> None:
         UserError: RecBole, or a package that it imports, is not installed.
     """
     _restore_numpy_names()
-    _restore_dok_update()
     _import_recbole()
     _drop_tensorboard()
 
@@ -56,17 +55,6 @@ def _restore_numpy_names() -> None:
     for name, value in names.items():
         if not hasattr(np, name):
             setattr(np, name, value)
-
-
-def _restore_dok_update() -> None:
-    """scipy 1.13 removed ``dok_matrix._update``; LightGCN fills its adjacency matrix with it."""
-    if hasattr(scipy.sparse.dok_matrix, "_update"):
-        return
-
-    def _update(self: Any, data: Mapping[tuple[int, int], float]) -> None:
-        self._dict.update(data)
-
-    scipy.sparse.dok_matrix._update = _update
 
 
 def _import_recbole() -> None:
@@ -112,7 +100,7 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"recbole(\.|$)")
         warnings.filterwarnings(
-            "ignore", message=".*(chained assignment|GradScaler|torch.sparse|__array_wrap__)"
+            "ignore", message=".*(chained assignment|GradScaler|__array_wrap__)"
         )
         yield
 
@@ -123,16 +111,21 @@ def reproducible(device: str) -> Iterator[None]:
 
     Without this, gradients of indexing (LightGCN's) are added up in any order when torch runs
     more than one thread. CUDA has no such version of sparse products, so there it stays off.
+    Torch would also fill every new tensor before it is written, to show who reads one too early:
+    that takes time and changes nothing here.
     """
     if device != "cpu":
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled()
+    debugging: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), debugging.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
+    debugging.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0])
+        debugging.fill_uninitialized_memory = before[1]
 
 
 @contextmanager
@@ -171,5 +164,7 @@ def make_config(model_class: type, settings: Mapping[str, Any], device: str) -> 
         # An empty id is what makes RecBole use the CPU; use_gpu=False alone does not.
         "gpu_id": (os.environ.get("CUDA_VISIBLE_DEVICES") or "0") if device == "cuda" else "",
     }
-    with _hidden_surroundings():
+    with _hidden_surroundings(), warnings.catch_warnings():
+        # It evaluates every text as Python first; that of a folder can look like a bad number.
+        warnings.simplefilter("ignore", SyntaxWarning)
         return config_class(model=model_class, dataset=DATASET, config_dict={**settings, **on_gpu})

@@ -1,7 +1,8 @@
 """RecBole's own trainer, watched: progress, a log line an epoch, the best state, checkpoints.
 
-The training loop, the early stopping and the evaluation stay RecBole's. Its checkpoints do not:
-they are pickles, which torch 2.6 refuses to load, and are named by the second.
+The training loop and the early stopping stay RecBole's. Its evaluation does not (see
+``recbole_scoring``), nor do its checkpoints: they are pickles, which torch 2.6 refuses to load, and
+are named by the second.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from baselines.recbole_rows import TrainRows
 from benchmark.recommender import Run
 from diger.checks import SettingError
 from diger.tokenizer import LOAD_ERRORS
@@ -38,9 +39,10 @@ class WatchedFit:
         self,
         config: Any,
         model: Any,
+        train: TrainRows,
         run: Run,
         identity: str,
-        validate: Callable[[], dict[str, float]] | None = None,
+        validate: Callable[[], dict[str, float]],
     ) -> None:
         """
         Args:
@@ -48,8 +50,9 @@ class WatchedFit:
             validate: gives ``ndcg@10`` and ``recall@10`` of the model as it is, in place of
                 RecBole's own validation.
         """
-        self._validate = validate
-        self.trainer = importlib.import_module("recbole.trainer.trainer").Trainer(config, model)
+        self.trainer = _trainer_class()(config, model)
+        self.validate = validate
+        self._train = train
         self.best_epoch = -1
         self.valid: dict[str, float] = {}
         self._best: dict[str, torch.Tensor] = {}
@@ -60,29 +63,33 @@ class WatchedFit:
         self._row: dict[str, Any] = {}
         self._started = 0.0
 
-    def fit(self, train: Any, valid: Any) -> None:
-        """Train on RecBole's loaders ``train`` and ``valid``, from a checkpoint if there is one."""
+    def epoch(self, number: int) -> float:
+        """Train for one epoch, by RecBole's loop; its mean loss."""
+        return float(self.trainer._train_epoch(self._train, number)) / len(self._train)
+
+    def fit(self) -> None:
+        """Train until RecBole stops, from a checkpoint if there is one."""
         trainer = self.trainer
-        self._watch(train)
-        self._resume(train)
+        self._watch()
+        self._resume()
         # A run interrupted right after its last evaluation has nothing left to train.
         if trainer.cur_step <= trainer.stopping_step:
             trainer.fit(
-                train,
-                valid,
+                self._train,
+                valid_data=True,  # RecBole only hands it on, and asks whether there is any
                 verbose=False,
                 saved=False,
-                callback_fn=lambda epoch, _score: self._evaluated(epoch, train),
+                callback_fn=lambda epoch, _score: self._evaluated(epoch),
             )
         trainer.model.load_state_dict(self._best)
         # LightGCN keeps the propagated embeddings of its last evaluation: they are not the best's.
         trainer.model.load_other_parameter(dict.fromkeys(trainer.model.other_parameter()))
         trainer.model.eval()
 
-    def _watch(self, train: Any) -> None:
-        """Put ears on the two steps of RecBole's loop; they call the original and return it."""
-        train_epoch, valid_epoch = self.trainer._train_epoch, self.trainer._valid_epoch
-        batches, total = len(train), len(train) * self.trainer.epochs
+    def _watch(self) -> None:
+        """Put ears on the epochs of RecBole's loop, and ``validate`` in the place of its own."""
+        train_epoch = self.trainer._train_epoch
+        batches, total = len(self._train), len(self._train) * self.trainer.epochs
         loss_of = self.trainer.model.calculate_loss
         done = 0
 
@@ -99,16 +106,11 @@ class WatchedFit:
             self._log({"epoch": epoch, "loss/train": float(loss) / batches})
             return loss
 
-        def watched_valid(data: Any, **options: Any) -> Any:
-            if self._validate is None:
-                score, figures = valid_epoch(data, **options)
-            else:
-                figures = self._validate()
-                score = figures["ndcg@10"]
-            self.valid = {name: float(value) for name, value in figures.items()}
+        def watched_valid(_data: Any, **_options: Any) -> Any:
+            self.valid = self.validate()
             named = {f"valid/{name}": value for name, value in self.valid.items()}
             self._log({**self._row, **named})
-            return score, figures
+            return self.valid["ndcg@10"], self.valid
 
         self.trainer._train_epoch, self.trainer._valid_epoch = watched_train, watched_valid
 
@@ -121,18 +123,17 @@ class WatchedFit:
         self._row = {**row, "seconds": time.monotonic() - self._started}
         self._run.log(self._row)
 
-    def _evaluated(self, epoch: int, train: Any) -> None:
+    def _evaluated(self, epoch: int) -> None:
         """RecBole calls this after it has updated its early stopping; 0 steps mean a new best."""
         if self.trainer.cur_step == 0:
             self.best_epoch = epoch
             state = self.trainer.model.state_dict()
             self._best = {name: tensor.detach().clone() for name, tensor in state.items()}
         if time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
-            self._save(epoch, train)
+            self._save(epoch)
             self._saved_at = time.monotonic()
 
-    def _save(self, epoch: int, train: Any) -> None:
-        numbers = np.random.get_state(legacy=False)  # noqa: NPY002 (RecBole's negatives)
+    def _save(self, epoch: int) -> None:
         state = {
             "identity": self._identity,
             "epoch": epoch,
@@ -143,17 +144,15 @@ class WatchedFit:
             "valid": self.valid,
             "model": self.trainer.model.state_dict(),
             "optimizer": self.trainer.optimizer.state_dict(),
-            "loader": train.generator.get_state(),
+            "loader": self._train.generator.get_state(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy_key": torch.from_numpy(numbers["state"]["key"].astype(np.int64)),
-            "numpy_pos": int(numbers["state"]["pos"]),
         }
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         torch.save(state, temporary)
         temporary.replace(self._path)
 
-    def _resume(self, train: Any) -> None:
+    def _resume(self) -> None:
         """Take over the checkpoint in the run's folder, if it is one of this very fit."""
         if not self._path.exists():
             return
@@ -172,11 +171,23 @@ class WatchedFit:
         self.trainer.cur_step = state["cur_step"]
         self.trainer.best_valid_score = state["best_score"]
         self._best, self.best_epoch, self.valid = state["best"], state["best_epoch"], state["valid"]
-        train.generator.set_state(state["loader"])
+        self._train.generator.set_state(state["loader"])
         torch.set_rng_state(state["torch"])
         if state["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"])
-        numbers = np.random.get_state(legacy=False)  # noqa: NPY002
-        key = state["numpy_key"].numpy().astype(np.uint32)
-        numbers["state"] = {"key": key, "pos": state["numpy_pos"]}
-        np.random.set_state(numbers)  # noqa: NPY002
+
+
+def _trainer_class() -> type:
+    """RecBole's trainer with Adam in one operation for all parameters: the same update rule."""
+    base = importlib.import_module("recbole.trainer.trainer").Trainer
+
+    class FusedTrainer(base):  # type: ignore[misc, valid-type]
+        def _build_optimizer(self, **_options: Any) -> torch.optim.Optimizer:
+            return torch.optim.Adam(
+                self.model.parameters(),
+                lr=self.learning_rate,
+                weight_decay=self.weight_decay,
+                fused=True,
+            )
+
+    return FusedTrainer

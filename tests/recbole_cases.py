@@ -44,6 +44,20 @@ def planted(max_history: int = 50, train_prefixes: int | None = None) -> Benchma
     return BenchmarkData("planted", Split(items, offsets, N_ITEMS, max_history, train_prefixes))
 
 
+def with_repeats() -> BenchmarkData:
+    """The same walks, but every third user ends, twice over, on an item met before."""
+    data = planted()
+    items = data.split.items.copy()
+    for user in range(0, N_USERS, 3):
+        first, end = data.split.offsets[user : user + 2]
+        items[end - 2 : end] = items[first]
+    return BenchmarkData("repeats", Split(items, data.split.offsets, N_ITEMS))
+
+
+def model_of(method: RecBoleMethod) -> Any:
+    return method._after_fit().watched.trainer.model
+
+
 def small(kind: type[RecBoleMethod], **settings: Any) -> RecBoleMethod:
     return kind(**{**SMALL, **({} if kind is LightGCN else NARROW), **settings})
 
