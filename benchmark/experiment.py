@@ -1,63 +1,36 @@
-"""Run a whole experiment: ``python -m benchmark.experiment quick [--dry-run] [--jobs N]``.
+"""Run a whole experiment: ``python -m benchmark.experiment quick [--dry-run] [--jobs N]
+[--jobs-per-gpu auto|N]``.
 
-Each cell is its own process, so a crash costs one cell. Cells run side by side, one thread each.
-What is done is skipped; what was interrupted goes on. The report comes last.
+Each cell is its own process, so a crash costs one cell. Cells run side by side, one thread each: on
+the CPU one a core; on GPUs as many as their memory is expected to hold, and no more than there are
+cores, since each drives its GPU from one. What is done is skipped; what was interrupted goes on.
+The report comes last.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import NoReturn
 
 from omegaconf import OmegaConf
-from tqdm import tqdm
 
-from benchmark import store
 from benchmark.config import (
     CONF,
-    Settings,
     build_method,
     compose_config,
     settings_from,
 )
 from benchmark.errors import UserError
+from benchmark.gpu import Room, visible_gpus
 from benchmark.guard import guard
-from benchmark.progress import FILE_VARIABLE, PARENT_VARIABLE
 from benchmark.run import check_writable
-
-POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A cell of the experiment and the command-line overrides that run it.
-
-    ``needs_text`` is what its method says; True where no method was made to ask.
-    """
-
-    settings: Settings
-    overrides: list[str]
-    needs_text: bool = True
-
-    @property
-    def name(self) -> str:
-        return str(self.settings.cell)
-
-    def state(self) -> str:
-        """done, left or damaged."""
-        try:
-            return "done" if store.is_done(self.settings.cell.folder) else "left"
-        except UserError:
-            return "damaged"
+from benchmark.scheduler import Planned, Want, make_scheduler, run_cells
 
 
 def experiments() -> list[str]:
@@ -100,101 +73,6 @@ def plan(experiment: str, extra: Sequence[str] = (), check: bool = True) -> list
     return [replace(c, needs_text=needs[c.settings.cell.config_sha256]) for c in cells]
 
 
-@dataclass
-class _Job:
-    cell: Planned
-    process: subprocess.Popen[bytes]
-    bar: Any
-    slot: int
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def progress_file(self) -> Path:
-        return self.cell.settings.cell.folder / "progress.json"
-
-    @property
-    def output_file(self) -> Path:
-        return self.cell.settings.cell.folder / "output.log"
-
-
-def _start(cell: Planned, slot: int) -> _Job:
-    folder = cell.settings.cell.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    threads = str(cell.settings.threads)
-    environment = {
-        **os.environ,
-        FILE_VARIABLE: str(folder / "progress.json"),
-        PARENT_VARIABLE: str(os.getpid()),
-        "OMP_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-    }
-    with (folder / "output.log").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmark.run", *cell.overrides],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
-        )  # fmt: skip
-    settings = cell.settings
-    label = f"{settings.method_name} seed {settings.seed}"
-    # Bars of running cells make sense on a terminal only; a log gets one line a finished cell.
-    bar = tqdm(total=1, desc=f"  {label}", position=slot + 1, leave=False,
-               disable=not sys.stderr.isatty())  # fmt: skip
-    return _Job(cell, process, bar, slot)
-
-
-def _show(job: _Job) -> None:
-    try:
-        facts = json.loads(job.progress_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if job.bar.total != facts["total"]:
-        job.bar.reset(total=facts["total"])
-        job.bar.unit = facts["unit"]
-    job.bar.set_postfix_str(facts["note"], refresh=False)
-    job.bar.update(facts["done"] - job.bar.n)
-
-
-def run_cells(cells: Sequence[Planned], jobs: int) -> list[str]:
-    """Run the cells, ``jobs`` at a time; returns one line per failure."""
-    waiting, running, failures = list(cells), list[_Job](), list[str]()
-    slots = list(range(jobs))
-    overall = tqdm(total=len(cells), unit="cell", desc="cells", position=0)
-    try:
-        while waiting or running:
-            while waiting and slots:
-                running.append(_start(waiting.pop(0), slots.pop(0)))
-            time.sleep(POLL_SECONDS)
-            for job in list(running):
-                _show(job)
-                code = job.process.poll()
-                if code is None:
-                    continue
-                running.remove(job)
-                slots.append(job.slot)
-                job.bar.close()
-                overall.update()
-                seconds = time.monotonic() - job.started
-                if code == 0:
-                    overall.write(f"done in {seconds:.0f} s: {job.cell.name}")
-                else:
-                    failures.append(f"{job.cell.name} failed ({code}): {_last_line(job)}")
-                    overall.write(failures[-1])
-    finally:
-        for job in running:
-            job.process.terminate()
-        for job in running:
-            job.process.wait()
-            job.bar.close()
-        overall.close()
-    return failures
-
-
-def _last_line(job: _Job) -> str:
-    text = job.output_file.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
-    lines = [line for line in text.splitlines() if line.strip()]
-    return f"{lines[-1] if lines else 'no output'} (all of it: {job.output_file})"
-
-
 class _Parser(argparse.ArgumentParser):
     """Bad arguments end in one line, as all bad input does."""
 
@@ -207,7 +85,14 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("experiment", nargs="?", default="quick", help=", ".join(experiments()))
     parser.add_argument("--dry-run", action="store_true", help="list the cells and stop")
     parser.add_argument(
-        "--jobs", type=int, default=None, help="cells at a time (default: one a core)"
+        "--jobs", type=int, default=None, help="cells at a time in all (default: one a core)"
+    )
+    parser.add_argument(
+        "--jobs-per-gpu",
+        default=None,
+        metavar="auto|N",
+        help="cells at a time on each visible GPU; auto, the default: as many as its memory is "
+        "expected to hold, and no more in all than there are cores",
     )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for every cell, key=value")
     return parser.parse_intermixed_args(arguments)
@@ -215,6 +100,63 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def jobs_per_gpu(text: str | None) -> int | None:
+    """The number that ``--jobs-per-gpu`` gives; None for auto, or where it was not given.
+
+    Raises:
+        UserError: neither.
+    """
+    if text is None or text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(
+            f"--jobs-per-gpu must be auto or a whole number of at least 1, got {text!r}"
+        )
+    return int(text)
+
+
+def find_room(jobs: int | None, per_gpu: int | None, cells: Sequence[Planned]) -> Room:
+    """What the cells may take of this machine.
+
+    Args:
+        jobs: most cells at a time; None: the machine decides.
+        per_gpu: most cells on a GPU; None: its memory decides, and no more in all than cores.
+
+    Raises:
+        UserError: there are GPUs, and they cannot be asked.
+    """
+    cores = default_jobs()
+    gpus = visible_gpus() if any(cell.settings.device != "cpu" for cell in cells) else []
+    if not gpus:
+        return Room(jobs or cores)
+    if per_gpu is None:
+        return Room(min(jobs or cores, cores), gpus)
+    return Room(jobs or max(cores, per_gpu * len(gpus)), gpus, per_gpu)
+
+
+def at_a_time(cells: Sequence[Planned], room: Room) -> str | None:
+    """One line on how many of the cells start side by side on which GPU; None where none does."""
+    scheduler, places = make_scheduler(room), [0] * len(room.gpus)
+    waiting = [Want(key, room.need_bytes(cell.settings)) for key, cell in enumerate(cells)]
+    while (start := scheduler.start(waiting)) is not None:
+        waiting = [want for want in waiting if want.key != start.key]
+        if start.gpu is not None:
+            places[start.gpu] += 1
+    used = [(n, gpu) for n, gpu in zip(places, room.gpus, strict=True) if n]
+    return " and ".join(f"{n} cell{'s' * (n > 1)} at a time on {gpu}" for n, gpu in used) or None
+
+
+def _say_room(parsed: argparse.Namespace, cells: Sequence[Planned], room: Room) -> None:
+    """Say on standard error how GPUs are shared, or that they are not."""
+    line = at_a_time(cells, room)
+    if line is None and parsed.jobs_per_gpu is not None and not room.gpus:
+        why = "no GPU here" if any(c.settings.device != "cpu" for c in cells) else "device=cpu"
+        rule = "one a core" if parsed.jobs is None else f"{room.jobs} at a time"
+        line = f"--jobs-per-gpu: {why}, so cells run on the CPU, {rule}"
+    if line is not None:
+        print(line, file=sys.stderr, flush=True)
 
 
 def execute(parsed: argparse.Namespace) -> None:
@@ -225,19 +167,25 @@ def execute(parsed: argparse.Namespace) -> None:
         )
     if parsed.jobs is not None and parsed.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {parsed.jobs}")
+    per_gpu = jobs_per_gpu(parsed.jobs_per_gpu)
     cells = plan(parsed.experiment, parsed.overrides)
     states = [cell.state() for cell in cells]
     done = states.count("done")
+    left = [cell for cell, state in zip(cells, states, strict=True) if state != "done"]
     if parsed.dry_run:
         for cell, state in zip(cells, states, strict=True):
             print(f"{state:8}{cell.name}")
-        print(f"{len(cells)} cells: {done} done, {len(cells) - done} left")
+        print(f"{len(cells)} cells: {done} done, {len(cells) - done} left", flush=True)
+    else:
+        check_writable(cells[0].settings.results)
+        print(f"{parsed.experiment}: {len(cells)} cells, {done} done, {len(left)} left", flush=True)
+    room = find_room(parsed.jobs, per_gpu, left)
+    if left:
+        _say_room(parsed, left, room)
+    if parsed.dry_run:
         return
-    check_writable(cells[0].settings.results)
-    left = [cell for cell, state in zip(cells, states, strict=True) if state != "done"]
-    print(f"{parsed.experiment}: {len(cells)} cells, {done} done, {len(left)} left", flush=True)
     prepare_all(left)
-    failures = run_cells(left, parsed.jobs or default_jobs()) if left else []
+    failures = run_cells(left, room) if left else []
     from benchmark.report.__main__ import write_report
 
     index, problems = write_report([f"experiment={parsed.experiment}", *parsed.overrides])

@@ -1,0 +1,294 @@
+"""Which cell starts when and where, and the processes that the cells then are.
+
+Each cell is its own process, so a crash costs one cell. One that dies because its GPU's memory ran
+out is tried once more, alone on that GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from benchmark import store
+from benchmark.config import Settings
+from benchmark.errors import UserError
+from benchmark.gpu import VISIBLE_VARIABLE, Gpu, Room
+from benchmark.progress import FILE_VARIABLE, PARENT_VARIABLE
+
+POLL_SECONDS = 0.5
+#: What torch, CUDA or its libraries say when the GPU's memory has run out.
+OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+#: The last part of a cell's output, which is all that is searched.
+TAIL_BYTES = 65536
+
+
+class Want(NamedTuple):
+    """A cell that waits.
+
+    Attributes:
+        key: names it.
+        need_bytes: of GPU memory that it is expected to take; None: it runs on the CPU.
+        alone_on: the GPU on which it must have no company; None: any, in company.
+    """
+
+    key: int
+    need_bytes: int | None
+    alone_on: int | None = None
+
+
+class Start(NamedTuple):
+    """The cell to start, and its GPU; None: it runs on the CPU."""
+
+    key: int
+    gpu: int | None
+
+
+class Scheduler:
+    """Says which waiting cell may start now, and on which GPU; knows no processes.
+
+    On a GPU, either the needs of the cells together stay within its budget, or their number within
+    ``per_gpu``. A cell that needs more than any budget runs with a GPU to itself. Cells start in
+    their order, on the GPU with the fewest cells; one that has no room yet keeps a GPU clear of
+    later ones until it has, so that it is overtaken on other GPUs only and never waits for ever.
+
+    Args:
+        jobs: most cells at a time, on all GPUs and the CPU together.
+        budgets: bytes of each GPU's memory; empty: everything runs on the CPU.
+        per_gpu: most cells on a GPU, whatever they need; None: the budgets decide.
+    """
+
+    def __init__(self, jobs: int, budgets: Sequence[int] = (), per_gpu: int | None = None) -> None:
+        self._jobs, self._budgets, self._per_gpu = jobs, tuple(budgets), per_gpu
+        self._running: dict[int, tuple[Want, int | None]] = {}
+
+    def start(self, waiting: Sequence[Want]) -> Start | None:
+        """The next cell to start, which counts as running until `finish`; None: none may now.
+
+        Args:
+            waiting: in their order.
+        """
+        if len(self._running) >= self._jobs:
+            return None
+        kept: set[int] = set()  # GPUs kept clear for a cell that comes before
+        for want in waiting:
+            if want.need_bytes is None or not self._budgets:
+                return self._begin(want, None)
+            anywhere = range(len(self._budgets))
+            places = [gpu for gpu in anywhere if gpu not in kept and want.alone_on in (None, gpu)]
+            room = [gpu for gpu in places if self._has_room(gpu, want)]
+            if room:
+                return self._begin(want, min(room, key=lambda gpu: (len(self._on(gpu)), gpu)))
+            if places:
+                kept.add(min(places, key=self._used))
+        return None
+
+    def finish(self, key: int) -> None:
+        """The cell has ended, one way or another."""
+        del self._running[key]
+
+    def _begin(self, want: Want, gpu: int | None) -> Start:
+        self._running[want.key] = want, gpu
+        return Start(want.key, gpu)
+
+    def _on(self, gpu: int) -> list[Want]:
+        return [want for want, place in self._running.values() if place == gpu]
+
+    def _used(self, gpu: int) -> int:
+        return sum(want.need_bytes or 0 for want in self._on(gpu))
+
+    def _has_room(self, gpu: int, want: Want) -> bool:
+        company = self._on(gpu)
+        if not company:
+            return True
+        if any(one.alone_on is not None for one in (want, *company)):
+            return False
+        if self._per_gpu is not None:
+            return len(company) < self._per_gpu
+        return self._used(gpu) + (want.need_bytes or 0) <= self._budgets[gpu]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell of the experiment and the command-line overrides that run it.
+
+    ``needs_text`` is what its method says; True where no method was made to ask.
+    """
+
+    settings: Settings
+    overrides: list[str]
+    needs_text: bool = True
+
+    @property
+    def name(self) -> str:
+        return str(self.settings.cell)
+
+    def state(self) -> str:
+        """done, left or damaged."""
+        try:
+            return "done" if store.is_done(self.settings.cell.folder) else "left"
+        except UserError:
+            return "damaged"
+
+
+@dataclass
+class _Job:
+    key: int
+    cell: Planned
+    process: subprocess.Popen[bytes]
+    bar: Any
+    slot: int
+    gpu: int | None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def progress_file(self) -> Path:
+        return self.cell.settings.cell.folder / "progress.json"
+
+    @property
+    def output_file(self) -> Path:
+        return self.cell.settings.cell.folder / "output.log"
+
+    def show(self) -> None:
+        """Bring its bar up to date."""
+        try:
+            facts = json.loads(self.progress_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if self.bar.total != facts["total"]:
+            self.bar.reset(total=facts["total"])
+            self.bar.unit = facts["unit"]
+        self.bar.set_postfix_str(facts["note"], refresh=False)
+        self.bar.update(facts["done"] - self.bar.n)
+
+    def tail(self) -> str:
+        """The end of what it printed."""
+        text = self.output_file.read_bytes()[-TAIL_BYTES:].decode("utf-8", errors="replace")
+        return text.replace("\r", "\n")
+
+    def last_line(self) -> str:
+        lines = [line for line in self.tail().splitlines() if line.strip()]
+        return f"{lines[-1] if lines else 'no output'} (all of it: {self.output_file})"
+
+
+def command_of(cell: Planned) -> list[str]:
+    return [sys.executable, "-m", "benchmark.run", *cell.overrides]
+
+
+def _launch(key: int, cell: Planned, slot: int, place: int | None, gpus: Sequence[Gpu]) -> _Job:
+    folder = cell.settings.cell.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    threads = str(cell.settings.threads)
+    environment = {
+        **os.environ,
+        FILE_VARIABLE: str(folder / "progress.json"),
+        PARENT_VARIABLE: str(os.getpid()),
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
+    if place is not None:
+        environment[VISIBLE_VARIABLE] = gpus[place].visible
+    with (folder / "output.log").open("wb") as output:
+        process = subprocess.Popen(
+            command_of(cell),
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
+        )  # fmt: skip
+    settings = cell.settings
+    label = f"{settings.method_name} seed {settings.seed}"
+    # Bars of running cells make sense on a terminal only; a log gets one line a finished cell.
+    bar = tqdm(total=1, desc=f"  {label}", position=slot + 1, leave=False,
+               disable=not sys.stderr.isatty())  # fmt: skip
+    return _Job(key, cell, process, bar, slot, place)
+
+
+def make_scheduler(room: Room) -> Scheduler:
+    return Scheduler(room.jobs, [gpu.budget_bytes for gpu in room.gpus], room.per_gpu)
+
+
+class _Run:
+    """The cells of one call of `run_cells`."""
+
+    def __init__(self, cells: Sequence[Planned], room: Room, overall: Any) -> None:
+        self.cells, self.room, self.overall = cells, room, overall
+        self.scheduler = make_scheduler(room)
+        self.waiting = list(range(len(cells)))
+        self.alone_on: dict[int, int] = {}  # GPU of each cell that is tried again
+        self.running: list[_Job] = []
+        self.failures: list[str] = []
+
+    def start_what_may(self) -> None:
+        while True:
+            wants = [
+                Want(key, self.room.need_bytes(self.cells[key].settings), self.alone_on.get(key))
+                for key in self.waiting
+            ]
+            start = self.scheduler.start(wants)
+            if start is None:
+                return
+            self.waiting.remove(start.key)
+            taken = {job.slot for job in self.running}
+            slot = next(slot for slot in range(self.room.jobs) if slot not in taken)
+            cell = self.cells[start.key]
+            self.running.append(_launch(start.key, cell, slot, start.gpu, self.room.gpus))
+
+    def ended(self, job: _Job, code: int) -> None:
+        self.running.remove(job)
+        self.scheduler.finish(job.key)
+        job.bar.close()
+        if code and job.gpu is not None and job.key not in self.alone_on and _out_of_memory(job):
+            self.alone_on[job.key] = job.gpu
+            self.waiting.insert(0, job.key)
+            self.overall.write(
+                f"{job.cell.name} ran out of memory on {self.room.gpus[job.gpu]}: it is tried once "
+                "more, alone there"
+            )
+            return
+        self.overall.update()
+        if code == 0:
+            self.room.needs.learn(job.cell.settings.cell)
+            seconds = time.monotonic() - job.started
+            self.overall.write(f"done in {seconds:.0f} s: {job.cell.name}")
+        else:
+            self.failures.append(f"{job.cell.name} failed ({code}): {job.last_line()}")
+            self.overall.write(self.failures[-1])
+
+    def stop(self) -> None:
+        for job in self.running:
+            job.process.terminate()
+        for job in self.running:
+            job.process.wait()
+            job.bar.close()
+
+
+def _out_of_memory(job: _Job) -> bool:
+    tail = job.tail()
+    return any(sign in tail for sign in OUT_OF_MEMORY)
+
+
+def run_cells(cells: Sequence[Planned], room: Room) -> list[str]:
+    """Run the cells, as many at a time as there is room for; returns one line per failure."""
+    overall = tqdm(total=len(cells), unit="cell", desc="cells", position=0)
+    run = _Run(cells, room, overall)
+    try:
+        run.start_what_may()
+        while run.running:
+            time.sleep(POLL_SECONDS)
+            for job in list(run.running):
+                job.show()
+                code = job.process.poll()
+                if code is not None:
+                    run.ended(job, code)
+                    run.start_what_may()
+    finally:
+        run.stop()
+        overall.close()
+    return run.failures

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Measures speed on a GPU node, in under ten minutes, and needs neither git nor a network:
+#
+#   bash scripts/gpu_bench.sh [FOLDER] [OUT] [key=value ...]
+#
+# FOLDER is what scripts/pack_offline.sh packed; without it, or with -, the checkout's own .venv is
+# used. OUT (reports/speed) gets the results, as they come, with log.txt and gpu.txt, which says what
+# the GPU is. The rest goes to benchmark.speed as it is. Ends with another code than 0 if anything
+# failed or had to be cut short; what was measured until then stays.
+#
+#   LIMIT_SECONDS=570   after which it is interrupted, the set-up of the environment included
+set -uo pipefail
+
+say() { printf 'gpu_bench: %s\n' "$*" >&2; }
+fail() { say "error: $*"; exit 2; }
+
+SECONDS=0
+limit="${LIMIT_SECONDS:-570}"
+[[ "$limit" =~ ^[1-9][0-9]*$ ]] || fail "LIMIT_SECONDS must be a whole number from 1, got $limit"
+case "${1:-}" in -*[!-]*) fail "usage: bash scripts/gpu_bench.sh [FOLDER] [OUT] [key=value ...]" ;; esac
+repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+folder="${1:--}"
+out="$(realpath -m -- "${2:-$repo/reports/speed}")"
+extra=("${@:3}")
+
+if [ "$folder" = - ]; then
+  [ -x "$repo/.venv/bin/python" ] || fail "there is no .venv: bash scripts/setup.sh makes it, or name a folder of scripts/pack_offline.sh"
+  run=("$repo/.venv/bin/python")
+else
+  folder="$(realpath -m -- "$folder")"
+  run=(bash "$repo/scripts/run_offline.sh" "$folder")
+  # The set-up comes first, so that a broken one is told from a failed measurement.
+  "${run[@]}" python -c 'import benchmark' || exit 2
+  run+=(python)
+fi
+mkdir -p "$out" || fail "cannot write to $out"
+nvidia-smi >"$out/gpu.txt" 2>&1 || say "note: nvidia-smi does not run here"
+cd "$repo" || exit 2
+
+export PYTHONUNBUFFERED=1
+left=$((limit - SECONDS))
+[ "$left" -gt 0 ] || fail "the set-up alone took $SECONDS s; the same command goes on from there"
+budget=$((left > 540 ? 480 : left > 61 ? left - 60 : 1)) # what it plans for: no plan is exact
+timeout --signal=INT --kill-after=15 "$left" \
+  "${run[@]}" -m benchmark.speed --device cuda --budget-seconds "$budget" --out "$out" "${extra[@]}" \
+  2>&1 | tee "$out/log.txt"
+code=$?
+case "$code" in
+  0) say "done in $SECONDS s: $out" ;;
+  124 | 137) say "error: cut short after $SECONDS s; what was measured until then is in $out" ;;
+  *) say "error: benchmark.speed ended with code $code after $SECONDS s; what was measured is in $out" ;;
+esac
+exit "$code"
