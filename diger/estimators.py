@@ -2,7 +2,8 @@
 
 For items with latents r_1 = E(x) and, per level l, squared distances D_l to the K codes:
 
-    a_l = -D_l / unit_l                  unit_l = 1 as released; see ``logit_scale``
+    a_l = -D_l / unit_l                  unit_l = 1 as released; see ``logit_scale``. (Computed
+                                         but for a constant a row, which nothing below can see.)
     p_l = softmax((a_l + s_l g) / tau)   g ~ Gumbel(0, 1)^K
     h_l = onehot(argmax p_l)
     y_l = h_l + p_l - sg(p_l)            hard forward, soft backward
@@ -24,7 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from diger.checks import SettingError, above, at_least, one_of
-from diger.quantizer import PART, Nearest, quantize, squared_distances, squared_error
+from diger.functional import quantisation_loss, straight_through
+from diger.quantizer import (
+    PART,
+    Nearest,
+    nearness,
+    quantize,
+    squared_distances,
+    squared_error,
+)
 
 GUMBEL_STD = 1.2825498301618641  # pi / sqrt(6), the standard deviation of Gumbel(0, 1)
 
@@ -155,14 +164,13 @@ class Estimator(nn.Module):
         vq = latent_nxD.new_zeros(())
         ys, nearest = [], []
         for level, codebook in enumerate(codebooks):
-            logits = -squared_distances(residual, codebook) / self.unit[level]
+            logits = nearness(residual, codebook) / self.unit[level]
             nearest.append(logits.detach().argmax(-1))
             cached = None if cached_nxm is None else cached_nxm[:, level]
             y = self.relax(logits, level, generator, cached)
             chosen = y @ codebook
             unit = self.unit[level] if self.logit_scale == "latent" else 1.0
-            vq = vq + squared_error(chosen, residual.detach(), weight_n) / unit
-            vq = vq + beta * squared_error(residual, chosen.detach(), weight_n) / unit
+            vq = vq + quantisation_loss(chosen, residual, beta, weight_n) / unit
             quantized = quantized + chosen
             residual = residual - chosen
             ys.append(y)
@@ -184,9 +192,7 @@ class Estimator(nn.Module):
             logits_nxK = logits_nxK + self.noise_scale(level) * noise
         soft = (logits_nxK / self.temperature()).softmax(-1)
         codes = self.forward_codes(logits_nxK, cached_n)
-        hard = torch.zeros_like(soft).scatter_(-1, codes[:, None], 1.0)
-        # The difference is exactly zero, so that the forward pass reads whole codes.
-        return hard + (soft - soft.detach())
+        return straight_through(soft, codes)
 
     @torch.no_grad()
     def median_gaps(self, latent_NxD: Tensor, codebooks: Tensor) -> Tensor:

@@ -30,6 +30,13 @@ def squared_distances(residual_NxD: Tensor, codebook_KxD: Tensor) -> Tensor:
     return (r.square().sum(1, keepdim=True) - 2 * r @ c.T + c.square().sum(1)).clamp_min(0)
 
 
+def nearness(residual_NxD: Tensor, codebook_KxD: Tensor) -> Tensor:
+    """-||r - c||^2 + ||r||^2 for every pair, [N, K]: what an item's own length adds to all of its
+    distances alike is left out, since neither softmax nor argmax over the codes can see it."""
+    c = codebook_KxD
+    return torch.addmm(-c.square().sum(1), residual_NxD, c.T, alpha=2)
+
+
 def squared_error(a_NxD: Tensor, b_NxD: Tensor, weight_N: Tensor | None = None) -> Tensor:
     """Mean over rows of ||a - b||^2, a scalar; with weights, which sum to 1, weighted by them."""
     errors = (a_NxD - b_NxD).square().sum(-1)

@@ -1,0 +1,194 @@
+"""Measure what training, decoding and statistics cost: ``python -m benchmark.speed``.
+
+Writes ``<out>/<device>.json`` with device, versions, commit and command, a table and plots beside
+it, after every part: what is there stays there if it is interrupted. ``--publish`` writes to
+``reports/published/speed``, which is kept. Bad input: one line, exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from benchmark import provenance, store
+from benchmark.errors import UserError
+from benchmark.execution import ExecutionChoice, begin
+from benchmark.guard import guard
+from benchmark.progress import make_progress
+from benchmark.run import check_writable, limit_threads, resolve_device
+from benchmark.speed.target import Target, check
+
+OUT, PUBLISHED = Path("reports/speed"), Path("reports/published/speed")
+BUDGET = 900.0
+TARGETS = {
+    "cpu": ("quick/ml-100k", "small/beauty/keyphrases"),
+    "cuda": ("quick/ml-100k", "paper/beauty/keyphrases"),
+}
+METHODS = ("tiger", "diger_frqud")
+#: Share of the budget that each part may take, roughly.
+SHARES = {
+    "train": 0.5, "together": 0.15, "items": 0.1, "users": 0.05, "tokenizer": 0.05,
+    "recbole": 0.1, "statistics": 0.05,
+}  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python -m benchmark.speed --help")
+
+
+def arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="python -m benchmark.speed", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, default=1, help="of each process on a CPU")
+    parser.add_argument(
+        "--budget-seconds", type=float, default=BUDGET, help="to plan for; parts may overrun it"
+    )
+    parser.add_argument("--out", type=Path, default=None, help=f"folder (default {OUT})")
+    parser.add_argument("--publish", action="store_true", help=f"write to {PUBLISHED}")
+    parser.add_argument("--only", default=None, help=f"parts, with commas: {', '.join(SHARES)}")
+    parser.add_argument("--methods", default=",".join(METHODS), help="generative methods")
+    parser.add_argument(
+        "--targets", default=None,
+        help="experiment/dataset, with commas (default: quick/ml-100k and Beauty)",
+    )  # fmt: skip
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
+    return parser.parse_intermixed_args(given)
+
+
+class Session:
+    """One run of the command: what it measures on, and what it has found so far."""
+
+    def __init__(self, parsed: argparse.Namespace) -> None:
+        if parsed.device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"--device must be auto, cpu or cuda, got {parsed.device!r}")
+        if parsed.threads < 1:
+            raise UserError(f"--threads must be at least 1, got {parsed.threads}")
+        if not parsed.budget_seconds > 0:
+            raise UserError(f"--budget-seconds must be more than 0, got {parsed.budget_seconds}")
+        if parsed.publish and parsed.out is not None:
+            raise UserError("--publish chooses the folder: leave out --out")
+        self.parts = list(SHARES) if parsed.only is None else parsed.only.split(",")
+        for part in self.parts:
+            if part not in SHARES:
+                raise UserError(f"--only knows {', '.join(SHARES)}; got {part!r}")
+        self.device = resolve_device(parsed.device)
+        self.threads, self.budget = parsed.threads, parsed.budget_seconds
+        self.out = PUBLISHED if parsed.publish else parsed.out or OUT
+        self.targets = self._targets(parsed)
+        check_writable(self.out, "--out")
+        limit_threads(self.threads)
+        self.execution = ExecutionChoice().on(self.device)
+        self.facts: dict[str, Any] = {
+            "command": "python -m benchmark.speed " + " ".join(sys.argv[1:]),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "git": provenance.git_state(),
+            "versions": provenance.versions(),
+            "device": provenance.device_facts(self.device, self.threads),
+            "execution": begin(self.execution, self.device),
+            "seconds": {}, "skipped": {}, "parts": {},
+        }  # fmt: skip
+
+    def _targets(self, parsed: argparse.Namespace) -> list[Target]:
+        names = TARGETS[self.device] if parsed.targets is None else parsed.targets.split(",")
+        targets = []
+        for name in names:
+            experiment, slash, dataset = name.partition("/")
+            if not slash:
+                raise UserError(f"--targets wants experiment/dataset, got {name!r}")
+            experiment, extra = EXPERIMENTS.get(experiment, (experiment, ()))
+            for method in parsed.methods.split(","):
+                target = Target(experiment, dataset, method, (*extra, *parsed.overrides))
+                check(target)
+                targets.append(target)
+        return targets
+
+    @property
+    def name(self) -> str:
+        """The device as a file name: its kind, its name and the CPU threads in use."""
+        facts = self.facts["device"]
+        words = f"{facts['name']} {self.threads} threads" if self.device == "cpu" else facts["name"]
+        return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+    def measure(self) -> None:
+        """Run every part; one that cannot be had on this machine is named and passed over."""
+        progress = make_progress("speed")
+        try:
+            for number, part in enumerate(self.parts):
+                progress(number, len(self.parts), "part", part)
+                started = time.perf_counter()
+                try:
+                    self.facts["parts"][part] = self._part(part, self.budget * SHARES[part])
+                except UserError as error:
+                    self.facts["skipped"][part] = str(error)
+                self.facts["seconds"][part] = time.perf_counter() - started
+                self.write()
+            progress(len(self.parts), len(self.parts), "part", "")
+        finally:
+            progress.close()
+
+    def _part(self, part: str, seconds: float) -> list[dict[str, Any]]:
+        from benchmark.speed import recbole, scaling, statistics, together, tokenizer, training
+
+        device, threads = self.device, self.threads
+        share = seconds / len(self.targets)
+        run: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            "train": lambda: self._each(
+                lambda target: training.measure(target, device, threads, share)
+            ),
+            # The last method is the most expensive one: one data set a process will do.
+            "together": lambda: together.measure(self.targets[-1], device, threads, seconds),
+            "items": lambda: scaling.against_items(device, self.execution, seconds / 20),
+            "users": lambda: scaling.against_users(device, self.execution, seconds / 10),
+            "tokenizer": lambda: tokenizer.measure(device, seconds),
+            "recbole": lambda: recbole.measure(self.targets, device, threads),
+            "statistics": lambda: [statistics.measure()],
+        }
+        return run[part]()
+
+    def _each(self, measure: Callable[[Target], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for target in self.targets:
+            try:
+                rows += measure(target)
+            except UserError as error:  # its data cannot be had here
+                self.facts["skipped"][str(target)] = str(error)
+        return rows
+
+    def write(self) -> None:
+        """Results so far, with tables and plots."""
+        from benchmark.speed.report import write_report
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        store.write_text(
+            self.out / f"{self.name}.json", json.dumps(self.facts, indent=1, sort_keys=True) + "\n"
+        )
+        write_report(self.facts, self.out, self.name)
+
+
+#: Experiments by a name of this command: an experiment and further overrides.
+EXPERIMENTS = {"small": ("paper", ("protocol=small",))}
+
+
+def main(given: list[str] | None = None) -> None:
+    def execute() -> None:
+        session = Session(arguments(given))
+        session.measure()
+        for what, why in session.facts["skipped"].items():
+            print(f"not measured: {what}: {why}", file=sys.stderr)
+        print(f"{session.out / session.name}.md")
+        if session.facts["skipped"]:
+            raise SystemExit(2)
+
+    guard(execute)
+
+
+if __name__ == "__main__":
+    main()

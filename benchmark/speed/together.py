@@ -1,0 +1,129 @@
+"""Several trainings side by side on one device, as processes: what each more of them adds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmark import provenance
+from benchmark.errors import UserError
+from benchmark.experiment import default_jobs
+from benchmark.speed.target import Target, subject, wait_for
+from benchmark.speed.training import WARM_UP, fast_steps, plain_steps
+
+READY, GO = "ready", "go"
+ON_A_GPU = (1, 4, 8, 12)
+GPU_WARM_UP = 300
+
+
+def counts(device: str) -> Sequence[int]:
+    """How many are tried: up to one a core, since each drives the device from one thread."""
+    cores = default_jobs()
+    if device != "cpu":
+        return [n for n in ON_A_GPU if n == 1 or n <= cores]
+    return sorted({1, cores})
+
+
+def measure(target: Target, device: str, threads: int, seconds: float) -> list[dict[str, Any]]:
+    """For each number of processes: steps a second of all together, over those of one, and over
+    those of the plain reference, which has the whole device, and all of its cores, for itself."""
+    rows: list[dict[str, Any]] = []
+    share = seconds / (len(counts(device)) + 1)
+    runs = [("plain", 1, default_jobs() if device == "cpu" else threads)]
+    runs += [("suite", n, threads) for n in counts(device)]
+    for way, n, each in runs:
+        found = _run(target, device, each, share, n, way)
+        total = sum(child["steps_per_second"] for child in found)
+        alone = next((r["steps_per_second"] for r in rows if r["way"] == way), total)
+        plain = rows[0]["steps_per_second"] if rows else total
+        rows.append(
+            {
+                "experiment": target.experiment, "dataset": target.dataset,
+                "method": target.method, "way": way, "processes": n, "threads": each,
+                "steps_per_second": total, "over_one": total / alone,
+                "over_plain": total / plain,
+                "peak_device_bytes": sum(c["peak_device_bytes"] or 0 for c in found) or None,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _run(
+    target: Target, device: str, threads: int, seconds: float, n: int, way: str
+) -> list[dict[str, Any]]:
+    command = [
+        sys.executable, "-m", "benchmark.speed.together", way, target.experiment, target.dataset,
+        target.method, device, str(threads), str(seconds), *target.overrides,
+    ]  # fmt: skip
+    children = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(n)
+    ]
+    try:
+        for child in children:
+            _expect(child, READY)
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write(GO + "\n")
+            child.stdin.flush()
+        return [json.loads(_line(child)) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def _expect(child: subprocess.Popen[str], word: str) -> None:
+    while (line := _line(child)) != word:
+        if not line:
+            raise UserError("a training of those side by side ended early; its reason is above")
+
+
+def _line(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def _child(way: str, target: Target, device: str, threads: int, seconds: float) -> None:
+    with subject(target, device, threads) as made:
+        execution = target.settings(device, threads).execution.on(device)
+        trainer = made.fast(execution)
+        steps = fast_steps(trainer) if way == "suite" else plain_steps(made.plain(trainer))
+        for _ in range(WARM_UP if device == "cpu" else GPU_WARM_UP):
+            next(steps)()
+        wait_for(device)
+        print(READY, flush=True)
+        sys.stdin.readline()
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            next(steps)()
+            count += 1
+            if count % 32 == 0:
+                wait_for(device)
+        wait_for(device)
+        facts = {
+            "steps_per_second": count / (time.perf_counter() - started),
+            "peak_device_bytes": provenance.peak_device_bytes(device),
+        }
+        print(json.dumps(facts), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("way", "experiment", "dataset", "method", "device"):
+        parser.add_argument(name)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("overrides", nargs="*")
+    given = parser.parse_args()
+    target = Target(given.experiment, given.dataset, given.method, tuple(given.overrides))
+    _child(given.way, target, given.device, given.threads, given.seconds)
+
+
+if __name__ == "__main__":
+    main()

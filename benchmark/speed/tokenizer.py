@@ -1,0 +1,52 @@
+"""Training steps a second of the RQ-VAE, at the released sizes, on a made-up catalogue."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.speed.synthetic import synthetic_content
+from benchmark.speed.target import wait_for
+from diger.rqvae import RQVAE, RQVAEConfig, TokenizerSteps, start_codebooks
+
+ITEMS, WIDTH = 12_101, 384  # as many items as Beauty has
+LEVELS, CODES = 3, 256
+WARM_UP = 5
+RELEASED_EPOCHS = 10_000  # at most; training stops when collisions stop falling
+
+
+def measure(device: str, seconds: float) -> list[dict[str, Any]]:
+    """A row for each rule by which codes are chosen inside training."""
+    content = torch.from_numpy(synthetic_content(ITEMS, WIDTH)).to(device)
+    return [_row(content, rule, seconds / 2) for rule in ("argmin", "sinkhorn")]
+
+
+def _row(content: Tensor, rule: str, seconds: float) -> dict[str, Any]:
+    device = content.device.type
+    config = RQVAEConfig(train_assignment=rule)
+    torch.manual_seed(0)
+    model = RQVAE(WIDTH, LEVELS, CODES, config).to(device)
+    start_codebooks(model, content, 0)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, fused=True, capturable=device != "cpu"
+    )
+    steps = TokenizerSteps(model, optimizer, content, config.batch_size)
+    full = torch.randperm(ITEMS, device=device).split(config.batch_size)[:-1]
+    for number in range(WARM_UP):
+        steps.run(full[number])
+    wait_for(device)
+    started, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - started < seconds:
+        steps.run(full[count % len(full)])
+        count += 1
+    wait_for(device)
+    taken = time.perf_counter() - started
+    per_epoch = -(-ITEMS // config.batch_size)
+    return {
+        "items": ITEMS, "train_assignment": rule, "steps_per_second": count / taken,
+        "epoch_seconds": taken / count * per_epoch,
+        "recorded": 0 if steps.graphs is None else len(steps.graphs),
+    }  # fmt: skip

@@ -1,0 +1,225 @@
+"""Times of training steps, epochs and validations, of the suite and of the plain reference.
+
+The two take turns in one process, some steps each, so that what else the machine does meets both.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark import provenance
+from benchmark.execution import Execution
+from benchmark.speed.plain import PlainRecommender
+from benchmark.speed.plain_decode import plain_rank
+from benchmark.speed.target import Subject, Target, subject, wait_for
+from diger.sequences import Rows
+from diger.trainer import Trainer
+
+WARM_UP = 3  # steps that are not timed: allocators and libraries settle
+GPU_WARM_UP = 600  # enough to meet, and record, every length of history
+ROUNDS = 5  # turns that the ways of one target take
+PLAIN_USERS = 64  # whom the plain reference ranks: its time a user does not depend on how many
+
+Step = Callable[[], int]  # runs one step and returns the tokens in it
+
+
+def ways(device: str) -> dict[str, Execution]:
+    """The ways to run a step that this device has, by the name that tables show."""
+    if device == "cpu":
+        return {"fp32": Execution(), "bf16": Execution("bf16")}
+    return {
+        "fp32, eager": Execution(),
+        "fp32, graph": Execution(step="graph"),
+        "bf16, graph": Execution("bf16", "graph"),
+        "bf16, compile": Execution("bf16", "compile"),
+        "fp32, graph, deterministic": Execution(step="graph", deterministic=True),
+    }
+
+
+def measure(target: Target, device: str, threads: int, seconds: float) -> list[dict[str, Any]]:
+    """A row for each way to run this target's steps, and one for the plain reference.
+
+    Args:
+        seconds: to spend on it, roughly, half of it on the plain reference.
+    """
+    with subject(target, device, threads) as made:
+        rows = []
+        plain: PlainRecommender | None = None
+        chosen = ways(device)
+        for number, (name, execution) in enumerate(chosen.items()):
+            with repeatable(execution.deterministic and device != "cpu"):
+                trainer = made.fast(execution)
+                if plain is None:
+                    plain = made.plain(trainer)
+                first = number == 0
+                share = seconds / (2 * len(chosen))
+                fast, slow = take_turns(
+                    fast_steps(trainer), plain_steps(plain) if first else None,
+                    device, share, seconds / 2,
+                )  # fmt: skip
+                rows.append(_row(target, name, trainer, fast) | _validation(made, trainer))
+                if first:
+                    rows.append(_plain_row(target, made, plain, trainer, slow))
+            del trainer
+        reference = next(row for row in rows if row["way"] == "plain")
+        for row in rows:
+            for name in ("ms_per_step", "ms_per_user", "epoch_seconds"):
+                row[f"plain_over_{name}"] = reference[name] / row[name]
+        return rows
+
+
+@contextmanager
+def repeatable(on: bool) -> Iterator[None]:
+    """Repeatable kernels inside, where ``on``; see ``benchmark.execution``."""
+    torch.use_deterministic_algorithms(on, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def fast_steps(trainer: Trainer) -> Iterator[Step]:
+    """Steps of the suite's trainer, epoch after epoch, in the order that training would have."""
+    config = trainer.config
+    trainer.modules.train()
+    trainer.steps.start_epoch()
+    torch.manual_seed(0)
+    for epoch in itertools.count():
+        order = trainer.rows.epoch(
+            config.batch_size, epoch, config.length_window, trainer.steps.counts_items
+        )
+        for rows in order:
+            yield lambda rows=rows: _fast_step(trainer, rows)  # type: ignore[misc]
+
+
+def _fast_step(trainer: Trainer, rows: Rows) -> int:
+    trainer.steps.run(rows)
+    return len(rows.positions)
+
+
+def plain_steps(plain: PlainRecommender) -> Iterator[Step]:
+    """Steps of the plain reference; reading the next batch is part of a step."""
+    plain.model.train()
+    onednn: Any = torch.backends.mkldnn
+    batches = itertools.chain.from_iterable(iter(plain.loader) for _ in itertools.count())
+
+    def step() -> int:
+        batch = next(batches)
+        # Products as torch does them unless told otherwise; see benchmark.execution.
+        ours, onednn.matmul.fp32_precision = onednn.matmul.fp32_precision, "ieee"
+        try:
+            plain.step(batch)
+        finally:
+            onednn.matmul.fp32_precision = ours
+        return len(batch.target)
+
+    while True:
+        yield step
+
+
+def take_turns(
+    fast: Iterator[Step],
+    slow: Iterator[Step] | None,
+    device: str,
+    seconds: float,
+    slow_seconds: float,
+) -> tuple[list[float], list[float]]:
+    """Seconds a step of both, each timed for about its share of seconds in several turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(WARM_UP if device == "cpu" else GPU_WARM_UP):
+        next(fast)()
+    if slow is not None:
+        next(slow)()
+    for _ in range(ROUNDS):
+        _some(fast, device, seconds / ROUNDS, times[0])
+        if slow is not None:
+            _some(slow, device, slow_seconds / ROUNDS, times[1])
+    return times
+
+
+def _some(steps: Iterator[Step], device: str, seconds: float, times: list[float]) -> None:
+    """Time steps until the seconds are over: one by one on a CPU; on a GPU, which runs behind its
+    host, all together."""
+    wait_for(device)
+    begun = started = time.perf_counter()
+    count = 0
+    while count == 0 or started - begun < seconds:
+        next(steps)()
+        count += 1
+        now = time.perf_counter()
+        if device == "cpu":
+            times.append(now - started)
+        started = now
+    wait_for(device)
+    if device != "cpu":
+        times.extend([(time.perf_counter() - begun) / count] * count)
+
+
+def _row(target: Target, way: str, trainer: Trainer, times: list[float]) -> dict[str, Any]:
+    mean, batch = float(np.mean(times)), trainer.config.batch_size
+    data = trainer.data
+    lengths = data.train_positions - data.history_starts(data.train_positions)
+    tokens = float((lengths + 1).mean()) * batch * trainer.generator.length
+    return {
+        **_names(target, way),
+        "batch": batch,
+        "ms_per_step": mean * 1e3,
+        "ms_per_step_median": float(np.median(times)) * 1e3,
+        "steps_timed": len(times),
+        "steps_per_epoch": trainer.steps_per_epoch,
+        "epoch_seconds": mean * trainer.steps_per_epoch,
+        "tokens_per_second": tokens / mean,
+        "step": trainer.steps.facts(),
+        "peak_device_bytes": provenance.peak_device_bytes(trainer.device),
+        "peak_memory_bytes": provenance.peak_memory_bytes(),
+    }
+
+
+def _names(target: Target, way: str) -> dict[str, Any]:
+    return {
+        "experiment": target.experiment, "dataset": target.dataset, "method": target.method,
+        "way": way,
+    }  # fmt: skip
+
+
+def _validation(made: Subject, trainer: Trainer) -> dict[str, Any]:
+    """Seconds of a whole validation, its lists and metrics; the second of two on a GPU."""
+    for _ in range(1 if trainer.device == "cpu" else 2):
+        wait_for(trainer.device)
+        started = time.perf_counter()
+        trainer.validate()
+        wait_for(trainer.device)
+        seconds = time.perf_counter() - started
+    users = len(made.users)
+    return {
+        "validation_seconds": seconds,
+        "validation_users": users,
+        "ms_per_user": seconds / users * 1e3,
+        "beams": trainer.decode.beams,
+    }
+
+
+def _plain_row(
+    target: Target, made: Subject, plain: PlainRecommender, trainer: Trainer, times: list[float]
+) -> dict[str, Any]:
+    row = _row(target, "plain", trainer, times)
+    users = np.random.default_rng(0).permutation(made.users)[:PLAIN_USERS]
+    decode = trainer.decode
+    wait_for(trainer.device)
+    started = time.perf_counter()
+    plain_rank(plain, users, 10, "valid", decode.beams, decode.batch_size, made.exclude_seen)
+    seconds = time.perf_counter() - started
+    return row | {
+        "step": {"way": "transformers' T5, padded to the longest history, eager"},
+        "validation_seconds": seconds / len(users) * len(made.users),
+        "validation_users": len(users),
+        "ms_per_user": seconds / len(users) * 1e3,
+        "beams": decode.beams,
+    }

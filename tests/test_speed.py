@@ -1,0 +1,174 @@
+"""The speed command: that it measures what it says, and takes bad input well. No time is tested."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.errors import UserError
+from benchmark.execution import Execution, ExecutionChoice, begin, faster_products
+from benchmark.speed import scaling, tokenizer
+from benchmark.speed.__main__ import main
+from benchmark.speed.report import write_report
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> tuple[Path, Any]:
+    out = tmp_path_factory.mktemp("speed")
+    main(["--device", "cpu", "--only", "train,tokenizer", "--targets", "smoke/ml-100k-150u",
+          "--methods", "tiger,diger_frqud", "--budget-seconds", "4", "--out", str(out),
+          f"cache={data_cache}"])  # fmt: skip
+    (path,) = out.glob("*.json")
+    return path, json.loads(path.read_text())
+
+
+def test_every_way_is_measured_beside_the_plain_reference(measured: tuple[Path, Any]) -> None:
+    _, facts = measured
+    rows = facts["parts"]["train"]
+    assert [(row["method"], row["way"]) for row in rows] == [
+        (method, way) for method in ("tiger", "diger_frqud") for way in ("fp32", "plain", "bf16")
+    ]
+    for row in rows:
+        plain = next(r for r in rows if r["method"] == row["method"] and r["way"] == "plain")
+        assert row["ms_per_step"] > 0
+        assert row["ms_per_user"] > 0
+        assert row["steps_timed"] >= 5
+        assert row["plain_over_ms_per_step"] == pytest.approx(
+            plain["ms_per_step"] / row["ms_per_step"]
+        )
+        assert row["epoch_seconds"] == pytest.approx(
+            row["ms_per_step"] / 1e3 * row["steps_per_epoch"]
+        )
+    assert [row["train_assignment"] for row in facts["parts"]["tokenizer"]] == [
+        "argmin",
+        "sinkhorn",
+    ]
+    assert facts["skipped"] == {}
+
+
+def test_the_file_says_where_its_numbers_come_from(measured: tuple[Path, Any]) -> None:
+    path, facts = measured
+    assert facts["command"].startswith("python -m benchmark.speed")
+    assert facts["device"]["kind"] == "cpu"
+    assert facts["versions"]["torch"] == torch.__version__ or facts["versions"]["torch"]
+    assert set(facts["git"]) == {"commit", "dirty"}
+    page = path.with_suffix(".md").read_text()
+    assert facts["versions"]["torch"] in page
+    assert page.count("| plain |") == 2
+    assert "1,024" in page
+
+
+def test_plots_show_cost_against_items_and_users(
+    tmp_path: Path, measured: tuple[Path, Any]
+) -> None:
+    _, facts = measured
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scaling, "USERS_BESIDE_ITEMS", 300)
+        patch.setattr(scaling, "ITEMS_BESIDE_USERS", 300)
+        patch.setattr(scaling, "RANKED", 20)
+        items = scaling.against_items("cpu", Execution(), 0.01, [300, 600])
+        users = scaling.against_users("cpu", Execution(), 0.01, [300])
+    assert [row["items"] for row in items] == [300, 600]
+    assert all(row["ms_per_step_catalogue"] > 0 and row["refresh_seconds"] > 0 for row in items)
+    assert users[0]["epoch_seconds"] > users[0]["order_seconds"] > 0
+    written = write_report({**facts, "parts": {"items": items, "users": users}}, tmp_path, "x")
+    assert {path.name for path in written} == {
+        "x.md", "x-items.png", "x-items.pdf", "x-users.png", "x-users.pdf"
+    }  # fmt: skip
+    assert "| 300 |" in (tmp_path / "x.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "nonsense"], "--only knows train"),
+        (["--budget-seconds", "0"], "more than 0"),
+        (["--threads", "0"], "at least 1"),
+        (["--device", "tpu"], "auto, cpu or cuda"),
+        (["--targets", "quick"], "experiment/dataset"),
+        (["--targets", "quick/nonsense"], "nonsense"),
+        (["--methods", "nonsense"], "nonsense"),
+        (["--methods", "pop"], "pop has no plain reference"),
+        (["--publish", "--out", "x"], "leave out --out"),
+        (["--nonsense"], "--help"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_tokenizer_steps_are_those_of_training() -> None:
+    rows = tokenizer.measure("cpu", 0.01)
+    assert all(row["steps_per_second"] > 0 and row["recorded"] == 0 for row in rows)
+
+
+# Execution ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "want"),
+    [
+        (ExecutionChoice(), "cpu", Execution("fp32", "eager")),
+        (ExecutionChoice(), "cuda", Execution("bf16", "graph")),
+        (ExecutionChoice("fp32", "eager", True), "cuda", Execution("fp32", "eager", True)),
+        (ExecutionChoice("bf16"), "cpu", Execution("bf16", "eager")),
+    ],
+)
+def test_auto_depends_on_the_device(choice: ExecutionChoice, device: str, want: Execution) -> None:
+    assert choice.on(device) == want
+
+
+@pytest.mark.parametrize(
+    "bad", [{"precision": "fp8"}, {"step": "fast"}, {"deterministic": "yes"}], ids=str
+)
+def test_impossible_choices_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(bad))):
+        ExecutionChoice(**bad)
+
+
+def test_graphs_without_a_gpu_are_refused() -> None:
+    with pytest.raises(UserError, match="CUDA graphs"):
+        ExecutionChoice(step="graph").on("cpu")
+
+
+def test_products_go_elsewhere_only_where_they_stay_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    onednn: Any = torch.backends.mkldnn
+    before = onednn.matmul.fp32_precision
+    try:
+        chosen = faster_products()
+        random = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(shape, generator=random) for shape in ((512, 64), (64, 192)))
+        torch.testing.assert_close(a @ b, (a.double() @ b.double()).float(), atol=1e-4, rtol=1e-5)
+        assert chosen in ("onednn", "blas")
+        monkeypatch.setattr("benchmark.execution._exact", lambda: False)
+        assert faster_products() == "blas"
+        assert onednn.matmul.fp32_precision == "ieee"
+    finally:
+        onednn.matmul.fp32_precision = before
+
+
+def test_deterministic_sets_up_torch_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        torch, "use_deterministic_algorithms", lambda on, warn_only: asked.append(on)
+    )
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    begin(Execution(deterministic=True), "cpu")
+    assert asked == []
+    facts = begin(Execution(deterministic=True), "cuda")
+    assert asked == [True]
+    assert facts == {"precision": "fp32", "step": "eager", "deterministic": True}
