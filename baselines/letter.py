@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from baselines.collaborative import item_embeddings, make_sasrec
 from baselines.letter_tokenizer import LetterConfig, LetterRQVAE, check_sizes
-from benchmark.recommender import BenchmarkData
+from benchmark.recommender import BenchmarkData, Run
 from diger import recommender
 from diger.checks import build
 from diger.rqvae import FORMAT as RQVAE_FORMAT
@@ -57,7 +57,8 @@ class Letter(recommender.GenerativeRecommender):
         """SASRec first, then the tokenizer; both trained once for all that share their settings."""
         assert isinstance(data, BenchmarkData) and data.embeddings is not None
         content = data.embeddings
-        items = item_embeddings(self.collaborative, data, seed, run)
+        # What lends to the one lends to the other: diger names less of it.
+        items = item_embeddings(self.collaborative, data, seed, cast(Run, run))
 
         key = [
             FORMAT, RQVAE_FORMAT, data.embeddings_sha256, hashlib.sha256(items.data).hexdigest(),

@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from diger.dropout import dropout
 
-
 #: Most scores of a loss over the catalogue that are held at once, by kind of device.
 MAX_SCORES = {"cpu": 1 << 22}
 MAX_SCORES_ELSEWHERE = 1 << 26

@@ -30,6 +30,7 @@ from sklearn.metrics import mutual_info_score
 from baselines.ste import StraightThrough
 from baselines.tiger import TwoStage
 from benchmark.data.split import Split
+from benchmark.execution import Execution
 from benchmark.metrics import METRICS, target_ranks
 from benchmark.recommender import BenchmarkData
 from diger.estimators import Estimator, FrequencyDecay, Gumbel, StandardDeviationDecay
@@ -143,6 +144,7 @@ class _Run:
 
     device = "cpu"
     exclude_seen = None
+    execution = Execution()
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder, self.cache = folder, cache
