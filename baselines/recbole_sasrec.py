@@ -51,6 +51,63 @@ def use_cheap_parts(model: nn.Module) -> None:
             module.intermediate_act_fn = F.gelu
 
 
+class Lookup(torch.autograd.Function):
+    """Rows of a table whose row 0 is padding and gets no gradient, as ``F.embedding`` has it.
+
+    Args of forward:
+        table_ND: float. index: int64 of any shape; the result has D more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table_ND: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.n = len(table_ND)
+        return table_ND.index_select(0, index.flatten()).view(*index.shape, -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        by_table = grad.new_zeros((ctx.n, grad.shape[-1]))
+        by_table.index_add_(0, index.flatten(), grad.reshape(-1, grad.shape[-1]))
+        by_table[0].zero_()
+        return by_table, None
+
+
+class Attend(torch.autograd.Function):
+    """sum_t a_t x_t and sum_t a_t with a = keep * softmax(query . x_t + bias_t), for each head.
+
+    Args of forward:
+        query_BHD, x_BTD: float. bias_B1T: float, a constant. keep_BHT: float, of a dropout.
+
+    Returns:
+        [B, H, D] and [B, H, 1].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_BHD: Tensor, x_BTD: Tensor, bias_B1T: Tensor, keep_BHT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        share_BHT = (query_BHD @ x_BTD.transpose(1, 2)).add_(bias_B1T).softmax(-1)
+        kept_BHT = share_BHT * keep_BHT
+        ctx.save_for_backward(query_BHD, x_BTD, keep_BHT, share_BHT, kept_BHT)
+        return kept_BHT @ x_BTD, kept_BHT.sum(-1, keepdim=True)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, by_sum_BHD: Tensor, by_total_BH1: Tensor
+    ) -> tuple[Tensor, Tensor, None, None]:
+        query_BHD, x_BTD, keep_BHT, share_BHT, kept_BHT = ctx.saved_tensors
+        by_kept_BHT = (by_sum_BHD @ x_BTD.transpose(1, 2)).add_(by_total_BH1)
+        flow_BHT = by_kept_BHT.mul_(keep_BHT).mul_(share_BHT)
+        by_score_BHT = flow_BHT - share_BHT * flow_BHT.sum(-1, keepdim=True)
+        # Both roads to x in one product.
+        weights_BT2H = torch.cat([by_score_BHT, kept_BHT], dim=1).transpose(1, 2)
+        by_x_BTD = weights_BT2H @ torch.cat([query_BHD, by_sum_BHD], dim=1)
+        return by_score_BHT @ x_BTD, by_x_BTD, None, None
+
+
 def last_state(layer: Any, x_BTD: Tensor, mask_BT: Tensor, last_BD: Tensor) -> Tensor:
     """What RecBole's ``TransformerLayer`` gives at one position of each row, [B, D].
 
@@ -66,15 +123,15 @@ def last_state(layer: Any, x_BTD: Tensor, mask_BT: Tensor, last_BD: Tensor) -> T
     attention = layer.multi_head_attention
     heads, width = attention.num_attention_heads, x_BTD.shape[-1]
     by_head = (heads, width // heads, width)
-    query_BHh = attention.query(last_BD).unflatten(1, by_head[:2])
+    query_BHh = attention.query(last_BD).unflatten(1, by_head[:2]) / math.sqrt(by_head[1])
     query_BHD = torch.einsum("bhi,hid->bhd", query_BHh, attention.key.weight.view(by_head))
-    scores_BHT = query_BHD @ x_BTD.transpose(1, 2) / math.sqrt(by_head[1])
     # RecBole's mask: so low that softmax gives exactly zero.
-    scores_BHT = scores_BHT + torch.where(mask_BT, 0.0, -10000.0)[:, None]
-    weights_BHT = attention.attn_dropout(scores_BHT.softmax(-1))
-    sum_BHD = weights_BHT @ x_BTD
+    bias_B1T = torch.where(mask_BT, 0.0, -10000.0)[:, None]
+    keep_BHT = attention.attn_dropout(x_BTD.new_ones(len(x_BTD), heads, x_BTD.shape[1]))
+    sum_BHD, share_BH1 = Attend.apply(  # type: ignore[no-untyped-call]
+        query_BHD, x_BTD, bias_B1T, keep_BHT
+    )
     context_BHh = torch.einsum("bhd,hid->bhi", sum_BHD, attention.value.weight.view(by_head))
-    share_BH1 = weights_BHT.sum(-1, keepdim=True)
     context_BHh = context_BHh + attention.value.bias.view(by_head[:2]) * share_BH1
     hidden_BD = attention.out_dropout(attention.dense(context_BHh.flatten(1)))
     return layer.feed_forward(attention.LayerNorm(hidden_BD + last_BD))
@@ -140,8 +197,7 @@ def sasrec_class() -> type:
         def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
             """Hidden state [B, D] after the last item of histories [B, T] of lengths [B]."""
             positions_TD = self.position_embedding.weight[: item_seq.shape[1]]
-            x_BTD = self.LayerNorm(self.item_embedding(item_seq) + positions_TD)
-            x_BTD = self.dropout(x_BTD)
+            x_BTD = self.dropout(self.LayerNorm(self.rows_of(item_seq) + positions_TD))
             *layers, last = self.trm_encoder.layer
             if layers:
                 mask = self.get_attention_mask(item_seq)
@@ -157,6 +213,11 @@ def sasrec_class() -> type:
             return CatalogueCrossEntropy.apply(  # type: ignore[no-untyped-call]
                 hidden_BD, table_ND, target_B, self._room(hidden_BD, len(table_ND))
             )
+
+        def rows_of(self, items: Tensor) -> Tensor:
+            """Embeddings of ``items``, of any shape."""
+            table_ND = self.item_embedding.weight
+            return Lookup.apply(table_ND, items)  # type: ignore[no-untyped-call]
 
         def _room(self, hidden_BD: Tensor, n_items: int) -> Tensor:
             """The same memory at every step: fresh memory costs a CPU more than the products."""
@@ -183,7 +244,7 @@ def sasrec_bce_class() -> type:
         def calculate_loss(self, interaction: Any) -> Tensor:
             hidden_BD = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
             pair_2B = torch.stack([interaction[self.POS_ITEM_ID], interaction[self.NEG_ITEM_ID]])
-            positive_B, negative_B = (hidden_BD * self.item_embedding(pair_2B)).sum(dim=2)
+            positive_B, negative_B = (hidden_BD * self.rows_of(pair_2B)).sum(dim=2)
             return -(F.logsigmoid(positive_B) + F.logsigmoid(-negative_B)).mean()
 
     return SASRecBCE

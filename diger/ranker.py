@@ -49,14 +49,18 @@ class Ranker:
         lengths = positions - self.rows.data.history_starts(positions)
         # Rows of like length share a batch, so that little of it is padding.
         order = np.argsort(lengths, kind="stable")
+        placed, sorted_positions = self.rows.on_device(order), self.rows.on_device(positions[order])
+        done = 0
         for part in np.array_split(order, max(1, math.ceil(len(users) / self.batch_size))):
             if not len(part):
                 continue
             width = int(lengths[part].max())
-            history, mask = self.rows.histories(self.rows.on_device(positions[part]), width)
+            place, rows = (x[done : done + len(part)] for x in (placed, sorted_positions))
+            done += len(part)
+            history, mask = self.rows.histories(rows, width)
             seen = self.rows.seen(users[part], phase) if exclude_seen else None
             found = beam_search(self.generator, history, mask, self.trie, self.config, seen)
-            place, listed = self.rows.on_device(part), min(k, found.items.shape[1])
+            listed = min(k, found.items.shape[1])
             items[place, :listed] = found.items[:, :listed]
             scores[place, :listed] = found.scores[:, :listed]
             invalid += found.invalid * (len(part) / len(users))

@@ -7,6 +7,7 @@ buckets shared by the layers of a stack. Shapes: B rows, T tokens, d width, H he
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -49,6 +50,12 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.rms_norm(x, self.weight)
+
+
+@functools.cache
+def buckets_on(device: torch.device, length: int, bidirectional: bool) -> Tensor:
+    """``relative_buckets`` of a square, made once: a recorded step may copy nothing to the GPU."""
+    return relative_buckets(length, length, bidirectional).to(device)
 
 
 def relative_buckets(queries: int, keys: int, bidirectional: bool) -> Tensor:
@@ -215,8 +222,8 @@ class Stack(nn.Module):
 
     def position_bias(self, queries: int, keys: int) -> Tensor:
         """[1, H, queries, keys]; queries are the last ones of the keys' positions."""
-        buckets = relative_buckets(keys, keys, bidirectional=not self.decoder)[-queries:]
-        return self.position(buckets.to(self.position.weight.device)).permute(2, 0, 1)[None]
+        buckets = buckets_on(self.position.weight.device, keys, not self.decoder)[-queries:]
+        return self.position(buckets).permute(2, 0, 1)[None]
 
     def forward(
         self,

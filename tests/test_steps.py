@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import diger.estimators
 import diger.steps
@@ -238,6 +242,26 @@ def test_recording_needs_a_gpu() -> None:
         make_trainer("tiger", step="graph")
 
 
+class _NothingFromTheHost(TorchDispatchMode):
+    """Raises where a tensor of the host takes part, if only to be copied to the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor) and value.device.type == "cpu":
+                raise AssertionError(f"{func} reads a tensor of the host")
+        return func(*args, **kwargs)
+
+
+def nothing_from_the_host() -> AbstractContextManager[Any]:
+    return _NothingFromTheHost()  # type: ignore[no-untyped-call]
+
+
+def test_a_copy_from_the_host_would_be_noticed() -> None:
+    with nothing_from_the_host(), pytest.raises(AssertionError, match="of the host"):
+        torch.zeros(3).to("meta")
+
+
 @pytest.fixture
 def blind_device(monkeypatch: pytest.MonkeyPatch) -> str:
     """A device that knows shapes only: whatever asks it for a value, or mixes it with tensors of
@@ -261,7 +285,9 @@ def test_a_step_on_a_device_waits_for_nothing(name: str, frozen: bool, blind_dev
     steps = Steps(trainer, "eager", fixed=True)
     trainer.estimator.advance(0.5)
     for width, capacity in ((4, 24), (8, N_ITEMS)):
-        steps._fixed_step(width, capacity)
+        steps._fixed_step(width, capacity)  # what is made once is made here
+        with nothing_from_the_host():
+            steps._fixed_step(width, capacity)
     assert all(total.is_meta for total in steps.sums.values())
     with pytest.raises(RuntimeError):  # so it would be noticed
         float(steps.sums["total"])
