@@ -3,7 +3,7 @@
 RecBole multiplies with a sparse matrix in coordinate form, whose product on a CPU is fifteen times
 slower than the one here, and which autograd transposes at every step although it is symmetric. It
 also fills that matrix through a Python dictionary, and adds up gradients one row at a time.
-Parameters, loss and what is propagated are RecBole's (tests/test_recbole_fit.py).
+Parameters, loss and what is propagated are RecBole's (tests/test_recbole_models.py).
 
 Shapes: n users and items together, D width, B rows of a batch.
 """

@@ -2,7 +2,7 @@
 
 RecBole's forward pass runs every position of a row through every layer and then takes the last
 one. Nothing reads the others of the last layer, so it is computed there for one position: the same
-hidden state, up to rounding, from the same parameters (tests/test_recbole_fit.py). Keys and
+hidden state, up to rounding, from the same parameters (tests/test_recbole_models.py). Keys and
 values are not made at all: for a single query their projections can be moved to the query and to
 the weighted sum, which are one vector a head instead of one a position.
 
@@ -22,9 +22,11 @@ from torch.nn import functional as F
 
 from diger.dropout import dropout
 
-#: Most scores of a loss over the catalogue that are held at once, by kind of device.
+#: Most scores of a loss over the catalogue that are held at once, by kind of device; but at least
+#: those of so many rows, lest each pass over the table do too little.
 MAX_SCORES = {"cpu": 1 << 22}
 MAX_SCORES_ELSEWHERE = 1 << 26
+LEAST_ROWS = 32
 
 
 class Dropout(nn.Module):
@@ -222,7 +224,7 @@ def sasrec_class() -> type:
         def _room(self, hidden_BD: Tensor, n_items: int) -> Tensor:
             """The same memory at every step: fresh memory costs a CPU more than the products."""
             most = MAX_SCORES.get(hidden_BD.device.type, MAX_SCORES_ELSEWHERE)
-            rows = max(1, min(len(hidden_BD), most // n_items))
+            rows = min(len(hidden_BD), max(LEAST_ROWS, most // n_items))
             if self._space.numel() < 2 * rows * n_items:
                 self._space = hidden_BD.new_empty(2 * rows * n_items)
             return self._space[: 2 * rows * n_items].view(2, rows, n_items)

@@ -254,6 +254,7 @@ class Seq2Seq(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.encoder = Stack(config, decoder=False)
         self.decoder = Stack(config, decoder=True)
         for parameter in self.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +25,10 @@ from baselines.lists import (
 )
 from baselines.recbole_rows import Negatives, RowReader, TrainRows
 from baselines.recbole_scoring import Scorer
+from baselines.sasrec import SasRecCE
 from benchmark.data.split import Split
 from tests.conftest import make_split
-from tests.recbole_cases import N_ITEMS, N_USERS, PHASES, planted
+from tests.recbole_cases import N_ITEMS, N_USERS, PHASES, fitted, model_of, planted
 
 SCORES = [-np.inf, -3e38, -2.5, -1e-40, -0.0, 0.0, 1e-40, 0.5, 1.0, 3e38]
 
@@ -165,7 +167,7 @@ def test_a_score_that_is_no_number_is_no_hit() -> None:
 
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
-def test_the_device_is_waited_for_once(exclude_seen: bool) -> None:
+def test_the_device_is_waited_for_once(exclude_seen: bool, tmp_path: Path) -> None:
     """Rows are drawn, scored, listed and validated without reading a number before the end.
 
     On torch's ``meta`` device, which has no numbers, to read one is an error, and so is an
@@ -177,6 +179,9 @@ def test_the_device_is_waited_for_once(exclude_seen: bool) -> None:
     assert scorer.figures(exclude_seen, "valid").shape == (2,)
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         scorer.validate(exclude_seen)
+    method = fitted(SasRecCE, planted(), tmp_path, epochs=1)
+    real = Scorer(model_of(method).to("meta"), scorer.reader, 7)
+    assert len(real.lists(np.arange(N_USERS), 4, "test", exclude_seen)) == len(lists)
     pairs = torch.tensor([[0, 0], [0, 1]])
     negatives = Negatives(pairs[0], pairs[1], N_USERS, N_ITEMS).to(torch.device("meta"))
     batches = list(TrainRows(scorer.reader, split.train_positions, 64, 0, None, negatives))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from benchmark import provenance
@@ -17,6 +21,7 @@ from benchmark.speed.target import Target, subject, wait_for
 from benchmark.speed.training import WARM_UP, fast_steps, plain_steps
 
 READY, GO = "ready", "go"
+MPS, WITH_MPS = "nvidia-cuda-mps-control", "suite, MPS"
 ON_A_GPU = (1, 4, 8, 12)
 GPU_WARM_UP = 300
 
@@ -33,11 +38,14 @@ def measure(target: Target, device: str, threads: int, seconds: float) -> list[d
     """For each number of processes: steps a second of all together, over those of one, and over
     those of the plain reference, which has the whole device, and all of its cores, for itself."""
     rows: list[dict[str, Any]] = []
-    share = seconds / (len(counts(device)) + 1)
     runs = [("plain", 1, default_jobs() if device == "cpu" else threads)]
     runs += [("suite", n, threads) for n in counts(device)]
+    if device != "cpu" and shutil.which(MPS):
+        runs += [(WITH_MPS, n, threads) for n in counts(device)]
     for way, n, each in runs:
-        found = _run(target, device, each, share, n, way)
+        with ExitStack() as stack:
+            environment = stack.enter_context(mps()) if way == WITH_MPS else {}
+            found = _run(target, device, each, seconds / len(runs), n, way, environment)
         total = sum(child["steps_per_second"] for child in found)
         alone = next((r["steps_per_second"] for r in rows if r["way"] == way), total)
         plain = rows[0]["steps_per_second"] if rows else total
@@ -54,14 +62,17 @@ def measure(target: Target, device: str, threads: int, seconds: float) -> list[d
 
 
 def _run(
-    target: Target, device: str, threads: int, seconds: float, n: int, way: str
-) -> list[dict[str, Any]]:
+    target: Target, device: str, threads: int, seconds: float, n: int, way: str,
+    environment: Mapping[str, str],
+) -> list[dict[str, Any]]:  # fmt: skip
     command = [
         sys.executable, "-m", "benchmark.speed.together", way, target.experiment, target.dataset,
         target.method, device, str(threads), str(seconds), *target.overrides,
     ]  # fmt: skip
+    everything = {**os.environ, **environment}
+    pipe = subprocess.PIPE
     children = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(command, text=True, env=everything, stdin=pipe, stdout=pipe)
         for _ in range(n)
     ]
     try:
@@ -76,6 +87,23 @@ def _run(
         for child in children:
             child.kill()
             child.wait()
+
+
+@contextmanager
+def mps() -> Iterator[dict[str, str]]:
+    """NVIDIA's multi-process service while it lasts, for processes with this environment: without
+    it, those on one GPU take turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
+        environment = dict.fromkeys(names, folder)
+        everything = {**os.environ, **environment}
+        subprocess.run([MPS, "-d"], env=everything, check=False, capture_output=True)
+        try:
+            yield environment
+        finally:
+            subprocess.run(
+                [MPS], env=everything, check=False, capture_output=True, text=True, input="quit\n"
+            )
 
 
 def _expect(child: subprocess.Popen[str], word: str) -> None:
@@ -93,7 +121,7 @@ def _child(way: str, target: Target, device: str, threads: int, seconds: float) 
     with subject(target, device, threads) as made:
         execution = target.settings(device, threads).execution.on(device)
         trainer = made.fast(execution)
-        steps = fast_steps(trainer) if way == "suite" else plain_steps(made.plain(trainer))
+        steps = plain_steps(made.plain(trainer)) if way == "plain" else fast_steps(trainer)
         for _ in range(WARM_UP if device == "cpu" else GPU_WARM_UP):
             next(steps)()
         wait_for(device)
