@@ -27,6 +27,7 @@ from baselines.recbole_rows import Negatives, RowReader, TrainRows
 from baselines.recbole_scoring import Scorer
 from baselines.sasrec import SasRecCE
 from benchmark.data.split import Split
+from benchmark.metrics import METRICS, target_ranks
 from tests.conftest import make_split
 from tests.recbole_cases import N_ITEMS, N_USERS, PHASES, fitted, model_of, planted
 
@@ -148,6 +149,27 @@ def test_the_scorers_lists_are_sorted_tables(exclude_seen: bool) -> None:
             order = order[np.isfinite(scores[order])]
             assert items.tolist() == [*order, *[-1] * (N_ITEMS + 1 - len(order))]
             assert values[: len(order)].tolist() == scores[order].tolist()
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_figures_are_those_of_the_lists_when_scores_are_level(exclude_seen: bool) -> None:
+    split, _, scorer = world()
+    for phase in PHASES:
+        lists = scorer.rank(np.arange(N_USERS), 10, phase, exclude_seen).items
+        ranks = target_ranks(lists, split.targets(phase))
+        expected = {n: METRICS[n].per_user(ranks, 10).mean() for n in ("ndcg", "recall")}
+        found = scorer.validate(exclude_seen, phase)
+        assert found == pytest.approx({f"{n}@10": mean for n, mean in expected.items()})
+        assert len(np.unique(ranks)) > 5
+
+
+def test_an_answer_that_is_left_out_is_no_hit_even_with_few_left() -> None:
+    """One user has seen all five items, the answer among them; the other has not."""
+    split = make_split([[0, 1, 2, 3, 4, 2], [0, 0, 0, 0, 1, 2]], n_items=5)
+    reader = RowReader(split, torch.device("cpu"), histories=False)
+    scorer = Scorer(Table(torch.ones(3, 6)), reader, 8)
+    assert scorer.rank(np.arange(2), 3, "test", True).items.tolist() == [[-1] * 3, [2, 3, 4]]
+    assert scorer.validate(True, "test") == {"ndcg@10": 0.5, "recall@10": 0.5}
 
 
 def test_users_are_scored_in_batches_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:

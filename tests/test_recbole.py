@@ -146,6 +146,12 @@ def test_every_epoch_has_all_rows_in_a_new_order(kind: type[RecBoleMethod], tmp_
     ]
     assert sorted(rows[0]) == sorted(rows[1])
     assert rows[0] != rows[1]
+    again = []
+    for other in (1, 2):  # the order has a generator of its own
+        loader.generator.manual_seed(5)
+        torch.manual_seed(other)
+        again.append(torch.cat([batch["item_id"] for batch in loader]))
+    assert torch.equal(*again)
 
 
 def test_ids_come_back_as_ours(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def test_plots_show_cost_against_items_and_users(
         (["--targets", "quick"], "experiment/dataset"),
         (["--targets", "quick/nonsense"], "nonsense"),
         (["--methods", "nonsense"], "nonsense"),
+        (["--device", "cpu", "--ways", "fp32, graph"], "--ways knows fp32; bf16"),
         (["--methods", "pop"], "pop has no plain reference"),
         (["--publish", "--out", "x"], "leave out --out"),
         (["--nonsense"], "--help"),

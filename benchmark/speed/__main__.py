@@ -60,6 +60,9 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         "--targets", default=None,
         help="experiment/dataset, with commas (default: quick/ml-100k and Beauty)",
     )  # fmt: skip
+    parser.add_argument(
+        "--ways", default=None, help="of training steps, with semicolons, as the table names them"
+    )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
     return parser.parse_intermixed_args(given)
 
@@ -83,6 +86,12 @@ class Session:
         self.device = resolve_device(parsed.device)
         self.threads, self.budget = parsed.threads, parsed.budget_seconds
         self.out = PUBLISHED if parsed.publish else parsed.out or OUT
+        self.ways = None
+        if parsed.ways is not None:
+            from benchmark.speed.training import chosen
+
+            self.ways = [way.strip() for way in parsed.ways.split(";")]
+            chosen(self.device, self.ways)
         self.targets = self._targets(parsed)
         check_writable(self.out, "--out")
         limit_threads(self.threads)
@@ -142,7 +151,7 @@ class Session:
         share = seconds / len(self.targets)
         run: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "train": lambda: self._each(
-                lambda target: training.measure(target, device, threads, share)
+                lambda target: training.measure(target, device, threads, share, self.ways)
             ),
             # The last method is the most expensive one: one data set a process will do.
             "together": lambda: self._together(seconds),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmark import provenance
+from benchmark.errors import UserError
 from benchmark.execution import Execution
 from benchmark.speed.plain import PlainRecommender
 from benchmark.speed.plain_decode import plain_rank
@@ -27,6 +28,8 @@ GPU_WARM_UP = 600  # enough to meet, and record, every length of history
 ROUNDS = 5  # turns that the ways of one target take
 PLAIN_USERS = 64  # whom the plain reference ranks: its time a user does not depend on how many
 
+COMPILED = "bf16, compile"
+
 Step = Callable[[], int]  # runs one step and returns the tokens in it
 
 
@@ -38,31 +41,46 @@ def ways(device: str) -> dict[str, Execution]:
         "fp32, eager": Execution(),
         "fp32, graph": Execution(step="graph"),
         "bf16, graph": Execution("bf16", "graph"),
-        "bf16, compile": Execution("bf16", "compile"),
         "fp32, graph, deterministic": Execution(step="graph", deterministic=True),
+        COMPILED: Execution("bf16", "compile"),
     }
 
 
-def measure(target: Target, device: str, threads: int, seconds: float) -> list[dict[str, Any]]:
+def chosen(device: str, names: Sequence[str] | None) -> dict[str, Execution]:
+    """Those of ``ways`` with these names; None: all that do not compile, which takes minutes for
+    each length of history."""
+    known = ways(device)
+    if names is None:
+        return {name: way for name, way in known.items() if name != COMPILED}
+    for name in names:
+        if name not in known:
+            raise UserError(f"--ways knows {'; '.join(known)}; got {name!r}")
+    return {name: known[name] for name in names}
+
+
+def measure(
+    target: Target, device: str, threads: int, seconds: float, names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """A row for each way to run this target's steps, and one for the plain reference.
 
     Args:
         seconds: to spend on it, roughly, half of it on the plain reference.
+        names: of the ways; see ``chosen``.
     """
     with subject(target, device, threads) as made:
         rows = []
         plain: PlainRecommender | None = None
-        chosen = ways(device)
-        for number, (name, execution) in enumerate(chosen.items()):
+        tried = chosen(device, names)
+        for number, (name, execution) in enumerate(tried.items()):
             with repeatable(execution.deterministic and device != "cpu"):
                 trainer = made.fast(execution)
                 if plain is None:
                     plain = made.plain(trainer)
                 first = number == 0
-                share = seconds / (2 * len(chosen))
+                share = seconds / (2 * len(tried))
                 fast, slow = take_turns(
                     fast_steps(trainer), plain_steps(plain) if first else None,
-                    device, share, seconds / 2,
+                    device, share, seconds / 2, GPU_WARM_UP if trainer.steps.fixed else WARM_UP,
                 )  # fmt: skip
                 rows.append(_row(target, name, trainer, fast) | _validation(made, trainer))
                 if first:
@@ -130,10 +148,11 @@ def take_turns(
     device: str,
     seconds: float,
     slow_seconds: float,
+    warm_up: int,
 ) -> tuple[list[float], list[float]]:
     """Seconds a step of both, each timed for about its share of seconds in several turns."""
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(WARM_UP if device == "cpu" else GPU_WARM_UP):
+    for _ in range(warm_up):
         next(fast)()
     if slow is not None:
         next(slow)()
