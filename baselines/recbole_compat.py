@@ -166,5 +166,5 @@ def make_config(model_class: type, settings: Mapping[str, Any], device: str) -> 
     }
     with _hidden_surroundings(), warnings.catch_warnings():
         # It evaluates every text as Python first; that of a folder can look like a bad number.
-        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore")
         return config_class(model=model_class, dataset=DATASET, config_dict={**settings, **on_gpu})

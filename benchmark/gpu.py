@@ -32,7 +32,7 @@ VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 CONTEXT_BYTES = 600_000_000
 #: What a cell is expected to take, context included, where no run of its data set and method is
 #: known: more than the released sizes are thought to need, so that the first guess errs upwards.
-UNKNOWN_BYTES = 3_000_000_000
+UNKNOWN_BYTES = 6_000_000_000
 #: The rest is left to what torch keeps beyond its tensors and to whoever else uses the GPU.
 BUDGET_SHARE = 0.9
 

@@ -67,9 +67,10 @@ def peak_memory_bytes() -> int:
 
 
 def peak_device_bytes(device: str) -> int | None:
-    """Most GPU memory that tensors took at a time; None on a CPU."""
+    """Most GPU memory that torch held at a time, what it keeps for later included, but not what
+    CUDA itself takes; None on a CPU."""
     if device != "cuda":
         return None
     import torch
 
-    return int(torch.cuda.max_memory_allocated())
+    return int(torch.cuda.max_memory_reserved())

@@ -6,6 +6,7 @@ one takes the host longer than running them takes the device.
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,9 @@ class Graphs:
         if key not in self._graphs:
             try:
                 self._graphs[key] = self._record(step)
-            except RuntimeError as error:
+            except torch.OutOfMemoryError:
+                raise  # eager steps would need as much: whoever planned the memory has to know
+            except (RuntimeError, AssertionError) as error:  # the latter where there is no CUDA
                 self.failure = str(error).splitlines()[0]
                 self._graphs.clear()
                 warnings.warn(
@@ -70,6 +73,15 @@ class Graphs:
         return len(self._graphs)
 
     def _record(self, step: Callable[[], None]) -> Recording:
+        gc.collect()  # a graph that is freed while another is recorded ends both
+        stream = torch.cuda.current_stream()
+        try:
+            return self._recorded(step)
+        finally:
+            # A recording that failed does not leave its own stream.
+            torch.cuda.set_stream(stream)
+
+    def _recorded(self, step: Callable[[], None]) -> Recording:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         side = torch.cuda.Stream()

@@ -88,7 +88,8 @@ class Schedule:
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * self.factor(self.done)
             return
-        factor = self.table.index_select(0, self.step_on_device).squeeze(0)
+        step = self.step_on_device.clamp_max(len(self.table) - 1)
+        factor = self.table.index_select(0, step).squeeze(0)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"].copy_(rate * factor)
         self.step_on_device += 1
@@ -102,7 +103,11 @@ class Schedule:
         self.done = done
         if self.step_on_device is not None:
             self.step_on_device.fill_(done)
-            for group in self.optimizer.param_groups:  # a checkpoint may have brought others
+        # A checkpoint brings the settings of the device that it was written on.
+        on_gpu = self.step_on_device is not None
+        for group in self.optimizer.param_groups:
+            group["capturable"] = on_gpu
+            if self.step_on_device is not None:
                 group["lr"] = torch.zeros((), device=self.step_on_device.device)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from diger.decode import DecodeConfig, Trie, beam_search
 from diger.generator import Generator
 from diger.sequences import Phase, RowReader
 
-#: Users a batch on a GPU, where a batch of the size that suits a CPU would wait for its launches.
-GPU_BATCH = 2048
-#: Scores of beams by code that a batch on a GPU may have at a time, a bound on memory.
-GPU_SCORES = 1 << 24
+#: Numbers that a batch on a GPU may hold at a time, a bound on memory (1 GB of float32). There a
+#: batch of the size that suits a CPU would wait for its launches.
+GPU_NUMBERS = 1 << 28
+GPU_BATCH = 4096  # and most users
 
 
 class Ranker:
@@ -27,13 +27,25 @@ class Ranker:
     ) -> None:
         self.generator, self.trie, self.rows, self.config = generator, trie, rows, config
 
-    @property
-    def batch_size(self) -> int:
-        """Users at a time; who shares a batch changes no list."""
+    def batches(self, lengths: NDArray[np.int64]) -> Iterator[slice]:
+        """Users at a time, of those sorted by length of history; who shares a batch changes no
+        list. On a GPU as many as its memory bound has room for."""
+        start, n = 0, len(lengths)
+        while start < n:
+            stop = start + self._fitting(int(lengths[start]))
+            stop = min(n, start + self._fitting(int(lengths[min(stop, n) - 1])))
+            yield slice(start, stop)
+            start = stop
+
+    def _fitting(self, width: int) -> int:
+        """Users with histories of this many items that fit into a batch."""
         if self.rows.device == "cpu":
             return self.config.batch_size
-        fitting = GPU_SCORES // (self.config.beams * self.trie.codebook_size)
-        return max(self.config.batch_size, min(GPU_BATCH, fitting))
+        model, tokens = self.generator.seq2seq.config, width * self.generator.length
+        attention = 4 * model.heads * tokens**2  # scores, bias and what softmax makes of them
+        memory = 2 * model.layers * model.heads * model.d_head * tokens
+        search = 6 * self.config.beams * self.trie.codebook_size
+        return max(1, min(GPU_BATCH, GPU_NUMBERS // (attention + memory + search)))
 
     @torch.no_grad()
     def lists(
@@ -50,13 +62,10 @@ class Ranker:
         # Rows of like length share a batch, so that little of it is padding.
         order = np.argsort(lengths, kind="stable")
         placed, sorted_positions = self.rows.on_device(order), self.rows.on_device(positions[order])
-        done = 0
-        for part in np.array_split(order, max(1, math.ceil(len(users) / self.batch_size))):
-            if not len(part):
-                continue
-            width = int(lengths[part].max())
-            place, rows = (x[done : done + len(part)] for x in (placed, sorted_positions))
-            done += len(part)
+        for some in self.batches(lengths[order]):
+            part = order[some]
+            width = int(lengths[part[-1]])
+            place, rows = placed[some], sorted_positions[some]
             history, mask = self.rows.histories(rows, width)
             seen = self.rows.seen(users[part], phase) if exclude_seen else None
             found = beam_search(self.generator, history, mask, self.trie, self.config, seen)

@@ -197,7 +197,7 @@ class TokenizerSteps:
     """Training steps on the rows of a catalogue, on a GPU recorded.
 
     Args:
-        content_NxW: on the device. batch_size: rows of a recorded step; fewer run unrecorded.
+        content_NxW: on the device. batch_size: most rows of a step.
     """
 
     def __init__(
@@ -205,6 +205,8 @@ class TokenizerSteps:
     ) -> None:
         self.model, self.optimizer, self.content = model, optimizer, content_NxW
         self.graphs: Graphs | None = None
+        for group in optimizer.param_groups:  # what was taken up may be of another device
+            group["capturable"] = content_NxW.is_cuda
         if content_NxW.is_cuda and model.recordable:
             if not optimizer.state:
                 start_state(optimizer)
@@ -213,11 +215,12 @@ class TokenizerSteps:
 
     def run(self, rows: Tensor) -> None:
         """One step on the items ``rows``, int64."""
-        if self.graphs is None or len(rows) < len(self.rows):
+        if self.graphs is None:
             self._step(rows)
             return
-        self.rows.copy_(rows)
-        self.graphs.run(len(rows), lambda: self._step(self.rows))
+        held = self.rows[: len(rows)]
+        held.copy_(rows)
+        self.graphs.run(len(rows), lambda: self._step(held))
 
     def _step(self, rows: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)

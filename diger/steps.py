@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch._dynamo
 from torch import Tensor
 
 from diger.checks import SettingError, one_of
@@ -18,6 +20,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WAYS = ("eager", "graph", "compile")
 #: Lengths of history, in items, that recorded steps are made for; between them, the longer one.
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+COMPILED_SHAPES = 64
 CAPACITY_UNIT = 256  # distinct items of a recorded step are a multiple of it
 
 
@@ -45,6 +48,10 @@ class Steps:
         self.fixed = way != "eager" if fixed is None else fixed
         self.losses = trainer.losses
         if way == "compile":
+            # Every length of history is compiled by itself; past the limit torch stops, silently.
+            torch._dynamo.config.recompile_limit = max(
+                torch._dynamo.config.recompile_limit, COMPILED_SHAPES
+            )
             self.losses = torch.compile(trainer.losses, dynamic=False)
         self.graphs = Graphs(self._state) if self.on_gpu and way != "eager" else None
         if self.graphs is not None:
@@ -69,8 +76,11 @@ class Steps:
                 facts |= {"failure": self.graphs.failure}
         return facts
 
-    def start_epoch(self) -> None:
+    def start_epoch(self, batches: Sequence[Rows] = ()) -> None:
+        """Forget the losses; and make room for these batches, the epoch's, all at once."""
         self.run_steps = 0
+        for rows in batches if self.counts_items else ():
+            self._shape(rows)
         for total in self.sums.values():
             total.zero_()
 
@@ -85,7 +95,8 @@ class Steps:
         self.run_steps += 1
         if not self.fixed or len(rows.positions) < len(self._positions):
             # The epoch's last batch may be shorter: not worth a recording of its own.
-            self._add(self.trainer.update(*self.trainer.read(rows.positions, rows.width)))
+            read = self.trainer.read(rows.positions, rows.width, rows.distinct or None)
+            self._add(self.trainer.update(*read))
         else:
             width, capacity = self._shape(rows)
             self._positions.copy_(rows.positions)

@@ -201,11 +201,12 @@ class Trainer:
         self._seed(epoch)
         self.modules.train()
         total_steps = self.config.epochs * self.steps_per_epoch
-        self.steps.start_epoch()
-        order = self.rows.epoch(
+        drawn = self.rows.epoch(
             self.config.batch_size, self._epoch_seed(epoch), self.config.length_window,
             self.steps.counts_items,
         )  # fmt: skip
+        order = list(drawn)
+        self.steps.start_epoch(order)
         for step, rows in enumerate(order, 1):
             self.estimator.advance((epoch * self.steps_per_epoch + step - 1) / total_steps)
             self.steps.run(rows)

@@ -13,11 +13,13 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from benchmark.config import compose_config
@@ -32,6 +34,15 @@ def dataset_config(name: str, /, **overrides: object) -> DatasetConfig:
     """The config of a data set that the suite ships, with some keys replaced."""
     options = OmegaConf.to_container(compose_config([f"dataset={name}"]).dataset, resolve=True)
     return DatasetConfig.from_mapping({**dict(options), **overrides})  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def products_as_torch_has_them() -> Iterator[None]:
+    """A run in this process sets how float32 products are made; that ends with its test."""
+    onednn: Any = torch.backends.mkldnn
+    before = onednn.matmul.fp32_precision
+    yield
+    onednn.matmul.fp32_precision = before
 
 
 @pytest.fixture(scope="session")

@@ -259,6 +259,9 @@ def test_has_the_interface(kind: type[RecBoleMethod], tmp_path: Path) -> None:
     assert not method.needs_text
     with pytest.raises(RuntimeError, match="fitted"):
         method.rank(planted(), np.arange(2), 5, "test", False)
-    facts = fitted(kind, planted(), tmp_path).describe()
+    method = fitted(kind, planted(), tmp_path)
+    with pytest.raises(RuntimeError, match="another split"):
+        method.rank(planted(max_history=4), np.arange(2), 5, "test", False)
+    facts = method.describe()
     assert facts["parameters"] > 0
     json.dumps(facts)

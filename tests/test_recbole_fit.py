@@ -73,6 +73,7 @@ def test_a_fit_can_be_taken_apart(tmp_path: Path) -> None:
     (row,) = logged(tmp_path / "whole")
     method = small(SasRecBCE, epochs=1)
     with method.opened(data, 0, RunFolder(apart, apart, "cpu")) as parts:
+        assert torch.are_deterministic_algorithms_enabled()  # sums of gradients in a fixed order
         assert parts.epoch(0) == pytest.approx(row["loss/train"])
         assert parts.validate() == {name: row[f"valid/{name}"] for name in parts.validate()}
         assert np.array_equal(scores(method, data), scores(whole, data))
@@ -195,6 +196,7 @@ def test_a_fit_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(logged(tmp_path / "run")) == SMALL["epochs"]
     assert not torch.is_anomaly_enabled()
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -208,6 +210,16 @@ def test_warnings_and_chatter_stay_away(
         fitted(kind, planted(), tmp_path).recbole_figures("test")
         logging.getLogger().info("ours")
     assert [record.message for record in caplog.records] == ["ours"]
+    assert [str(warning.message) for warning in recwarn.list] == []
+
+
+def test_a_folder_may_look_like_a_bad_number(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    method = LightGCN(**SMALL)
+    recbole_compat.prepare()
+    with recbole_compat.quiet():
+        method._config(planted().split, 0, "cpu", tmp_path / "a-1or")
     assert [str(warning.message) for warning in recwarn.list] == []
 
 

@@ -15,7 +15,7 @@ from baselines import recbole_compat
 from baselines.lightgcn import LightGCN
 from baselines.recbole_adapter import RecBoleMethod
 from baselines.recbole_lightgcn import Adjacency, Margins
-from baselines.recbole_sasrec import Attend, CatalogueCrossEntropy, Dropout, Lookup
+from baselines.recbole_sasrec import Attend, CatalogueCrossEntropy, Dropout, Lookup, last_state
 from baselines.sasrec import SasRecCE
 from benchmark.recommender import BenchmarkData
 from tests.recbole_cases import fitted, model_of, planted
@@ -146,6 +146,30 @@ def test_the_models_drop_out_as_often_as_they_say(tmp_path: Path) -> None:
     }
 
 
+class Kept(torch.nn.Module):
+    """A dropout of attention whose outcome at the last query is ``keep``, [B, H, T]."""
+
+    def __init__(self, keep: torch.Tensor) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (self.keep[:, :, None] if x.dim() == 4 else self.keep)
+
+
+def test_dropped_attention_is_recboles_too(tmp_path: Path) -> None:
+    """Weights that do not sum to one: the bias of the values counts by what is left of them."""
+    model = model_of(fitted(SasRecCE, planted(), tmp_path, epochs=1, n_heads=2))
+    (layer,) = model.trm_encoder.layer
+    torch.nn.init.normal_(layer.multi_head_attention.value.bias)
+    x_BTD, mask_BT = torch.randn(6, 5, 16), torch.ones(6, 5, dtype=torch.bool)
+    keep = 2.0 * torch.randint(0, 2, (6, 2, 5), generator=torch.Generator().manual_seed(0))
+    layer.eval().multi_head_attention.attn_dropout = Kept(keep)
+    whole = layer(x_BTD, model.get_attention_mask(mask_BT.long()))
+    last = last_state(layer, x_BTD, mask_BT, x_BTD[:, -1])
+    torch.testing.assert_close(last, whole[:, -1], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_the_optimiser_moves_as_recboles_does(weight_decay: float, tmp_path: Path) -> None:
     method = fitted(LightGCN, planted(), tmp_path, epochs=1, weight_decay=weight_decay)
@@ -154,9 +178,12 @@ def test_the_optimiser_moves_as_recboles_does(weight_decay: float, tmp_path: Pat
     theirs.__dict__.update(ours.__dict__, model=copy.deepcopy(ours.model))
     for trainer in (ours, theirs):
         trainer.optimizer = trainer._build_optimizer()
-        for _ in range(20):
+        for step in range(20):
             trainer.optimizer.zero_grad()
-            next(iter(trainer.model.parameters())).square().sum().backward()
+            weight = next(iter(trainer.model.parameters()))
+            # Adam takes no notice of how long a gradient is, so that it must not stand still.
+            generator = torch.Generator().manual_seed(step)
+            (weight * torch.randn(weight.shape, generator=generator)).sum().backward()
             trainer.optimizer.step()
     for one, two in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)

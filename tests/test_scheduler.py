@@ -269,7 +269,7 @@ def test_a_damaged_record_is_passed_over(cells: list[Planned]) -> None:
 
 # -- the command's options -------------------------------------------------------------------------
 
-GPUS = [Gpu("GPU-a", "Card A", 20_000_000_000), Gpu("GPU-b", "Card B", 10_000_000_000)]
+GPUS = [Gpu("GPU-a", "Card A", 40_000_000_000), Gpu("GPU-b", "Card B", 20_000_000_000)]
 
 
 def room_of(
@@ -287,7 +287,7 @@ def room_of(
 @pytest.mark.parametrize(
     ("arguments", "cores", "jobs", "on_a", "on_b"),
     [
-        ([], 32, 32, 6, 3),  # 18 and 9 GB at 3 GB a cell
+        ([], 32, 32, 6, 3),  # 36 and 18 GB at 6 GB a cell
         (["--jobs-per-gpu", "auto"], 32, 32, 6, 3),
         ([], 4, 4, 2, 2),
         (["--jobs", "3"], 32, 3, 2, 1),
@@ -309,8 +309,8 @@ def test_how_many_cells_a_gpu_gets(
     assert room.jobs == jobs
     plural = "" if on_b == 1 else "s"
     assert line == (
-        f"{on_a} cells at a time on GPU GPU-a (Card A, 20.0 GB free) and "
-        f"{on_b} cell{plural} at a time on GPU GPU-b (Card B, 10.0 GB free)"
+        f"{on_a} cells at a time on GPU GPU-a (Card A, 40.0 GB free) and "
+        f"{on_b} cell{plural} at a time on GPU GPU-b (Card B, 20.0 GB free)"
     )
 
 
@@ -346,7 +346,7 @@ def test_a_dry_run_says_how_gpus_are_shared(
     monkeypatch.setattr(experiment, "default_jobs", lambda: 5)
     overrides = [f"results={tmp_path}/r", "grid.method=[pop,tiger]"]
     experiment.main(["smoke", "--dry-run", *overrides])
-    assert capsys.readouterr().err == ("2 cells at a time on GPU GPU-a (Card A, 20.0 GB free)\n")
+    assert capsys.readouterr().err == ("2 cells at a time on GPU GPU-a (Card A, 40.0 GB free)\n")
     assert not (tmp_path / "r").exists()
 
 
@@ -450,7 +450,7 @@ def test_a_cell_out_of_memory_is_tried_once_more_alone(
     said = capsys.readouterr()
     lines = [line for line in (said.out + said.err).splitlines() if "ran out of memory" in line]
     assert len(lines) == 1
-    assert lines[0].endswith("(Card A, 20.0 GB free): it is tried once more, alone there")
+    assert lines[0].endswith("(Card A, 40.0 GB free): it is tried once more, alone there")
 
 
 def test_a_second_time_out_of_memory_is_a_failure(

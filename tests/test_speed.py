@@ -85,7 +85,7 @@ def test_plots_show_cost_against_items_and_users(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--only", "nonsense"], "--only knows train"),
+        (["--only", "nonsense"], "--only knows statistics"),
         (["--budget-seconds", "0"], "more than 0"),
         (["--threads", "0"], "at least 1"),
         (["--device", "tpu"], "auto, cpu or cuda"),

@@ -20,7 +20,7 @@ from diger.checks import SettingError
 from diger.decode import DecodeConfig
 from diger.generator import Generator
 from diger.graphs import Graphs, start_state
-from diger.optimizer import TrainConfig
+from diger.optimizer import Schedule, TrainConfig
 from diger.rqvae import RQVAE, RQVAEConfig
 from diger.semantic_ids import add_suffix
 from diger.seq2seq import ModelConfig
@@ -223,6 +223,36 @@ def test_starting_the_optimiser_changes_nothing() -> None:
             trainer.steps.run(rows)
     for left, right in zip(*(t.modules.state_dict().values() for t in trainers), strict=True):
         assert left.equal(right)
+
+
+def test_a_device_that_counts_its_steps_has_the_rates_of_one_that_does_not() -> None:
+    """And keeps the last one past the planned end."""
+    rates = []
+    for device in ("cpu", "cpu:0"):  # the second is any device but the host
+        weight = torch.nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.AdamW([{"params": [weight], "lr": 0.1}])
+        schedule = Schedule(optimizer, 2, 6, device)
+        schedule.go_to(1)
+        found = []
+        for _ in range(8):
+            schedule.apply()
+            schedule.next()
+            found.append(float(optimizer.param_groups[0]["lr"]))
+        rates.append(found)
+        assert optimizer.param_groups[0]["capturable"] == (device != "cpu")
+    assert rates[0][:5] == pytest.approx(rates[1][:5], rel=1e-6)
+    assert rates[1][5:] == [rates[1][4]] * 3
+
+
+def test_memory_that_runs_out_is_not_taken_for_a_device_that_cannot_record() -> None:
+    def step() -> None:
+        raise torch.OutOfMemoryError("full")
+
+    graphs = Graphs(lambda: [])
+    graphs._record = lambda step: step()  # type: ignore[method-assign, assignment, return-value]
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs.run("a", step)
+    assert not graphs.failure
 
 
 def test_a_device_that_records_nothing_trains_all_the_same() -> None:

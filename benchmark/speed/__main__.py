@@ -35,8 +35,8 @@ TARGETS = {
 METHODS = ("tiger", "diger_frqud")
 #: Share of the budget that each part may take, roughly.
 SHARES = {
-    "train": 0.5, "together": 0.15, "items": 0.1, "users": 0.05, "tokenizer": 0.05,
-    "recbole": 0.1, "statistics": 0.05,
+    "statistics": 0.05, "tokenizer": 0.05, "train": 0.45, "deterministic": 0.05,
+    "together": 0.15, "recbole": 0.1, "users": 0.05, "items": 0.1,
 }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of each process on a CPU")
     parser.add_argument(
-        "--budget-seconds", type=float, default=BUDGET, help="to plan for; parts may overrun it"
+        "--budget-seconds", type=float, default=BUDGET, help="to plan for; may be overrun"
     )
     parser.add_argument("--out", type=Path, default=None, help=f"folder (default {OUT})")
     parser.add_argument("--publish", action="store_true", help=f"write to {PUBLISHED}")
@@ -105,6 +105,21 @@ class Session:
             "execution": begin(self.execution, self.device),
             "seconds": {}, "skipped": {}, "parts": {},
         }  # fmt: skip
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """Keep what was measured before on this device, at this commit and by these versions, of
+        the parts that are not measured now."""
+        try:
+            before = json.loads((self.out / f"{self.name}.json").read_text(encoding="utf-8"))
+            same = all(before[key] == self.facts[key] for key in ("git", "versions", "device"))
+            if same and not self.facts["git"]["dirty"]:
+                for kind in ("parts", "seconds", "skipped"):
+                    kept = {k: v for k, v in before[kind].items() if k not in self.parts}
+                    self.facts[kind] |= kept
+                self.facts["command"] = f"{before['command']}; {self.facts['command']}"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # none, or not one of ours: it is written anew
 
     def _targets(self, parsed: argparse.Namespace) -> list[Target]:
         names = TARGETS[self.device] if parsed.targets is None else parsed.targets.split(",")
@@ -135,9 +150,11 @@ class Session:
                 progress(number, len(self.parts), "part", part)
                 started = time.perf_counter()
                 try:
-                    self.facts["parts"][part] = self._part(part, self.budget * SHARES[part])
-                except UserError as error:
-                    self.facts["skipped"][part] = str(error)
+                    # What is measured alone has the whole budget.
+                    share = SHARES[part] / sum(SHARES[name] for name in self.parts)
+                    self.facts["parts"][part] = self._part(part, self.budget * share)
+                except Exception as error:  # one part costs no other
+                    self.facts["skipped"][part] = _reason(error)
                 self.facts["seconds"][part] = time.perf_counter() - started
                 self.write()
             progress(len(self.parts), len(self.parts), "part", "")
@@ -145,13 +162,16 @@ class Session:
             progress.close()
 
     def _part(self, part: str, seconds: float) -> list[dict[str, Any]]:
-        from benchmark.speed import recbole, scaling, statistics, tokenizer, training
+        from benchmark.speed import deterministic, recbole, scaling, statistics, tokenizer, training
 
         device, threads = self.device, self.threads
         share = seconds / len(self.targets)
         run: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "train": lambda: self._each(
-                lambda target: training.measure(target, device, threads, share, self.ways)
+                part, lambda target: training.measure(target, device, threads, share, self.ways)
+            ),
+            "deterministic": lambda: deterministic.measure(
+                self.targets[-1], device, threads, seconds
             ),
             # The last method is the most expensive one: one data set a process will do.
             "together": lambda: self._together(seconds),
@@ -171,13 +191,17 @@ class Session:
         frozen = replace(target, method="tiger")  # what the batched model is
         return rows + batched.measure(frozen, self.device, self.threads, 0.2 * seconds)
 
-    def _each(self, measure: Callable[[Target], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def _each(
+        self, part: str, measure: Callable[[Target], list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         for target in self.targets:
             try:
                 rows += measure(target)
-            except UserError as error:  # its data cannot be had here
-                self.facts["skipped"][str(target)] = str(error)
+            except Exception as error:  # its data cannot be had here, or it does not fit
+                self.facts["skipped"][str(target)] = _reason(error)
+            self.facts["parts"][part] = rows
+            self.write()
         return rows
 
     def write(self) -> None:
@@ -191,6 +215,12 @@ class Session:
         write_report(self.facts, self.out, self.name)
 
 
+def _reason(error: Exception) -> str:
+    """Of a part that was not measured, in a line."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
 #: Experiments by a name of this command: an experiment and further overrides.
 EXPERIMENTS = {"small": ("paper", ("protocol=small",))}
 
@@ -198,7 +228,12 @@ EXPERIMENTS = {"small": ("paper", ("protocol=small",))}
 def main(given: list[str] | None = None) -> None:
     def execute() -> None:
         session = Session(arguments(given))
-        session.measure()
+        try:
+            session.measure()
+        except KeyboardInterrupt:
+            where = session.out / session.name
+            print(f"interrupted: finished parts are in {where}.json", file=sys.stderr)
+            raise SystemExit(130) from None
         for what, why in session.facts["skipped"].items():
             print(f"not measured: {what}: {why}", file=sys.stderr)
         print(f"{session.out / session.name}.md")

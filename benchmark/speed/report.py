@@ -68,6 +68,7 @@ def _training(rows: Rows, facts: dict[str, Any]) -> Table:
         Column("epoch_seconds", "s an epoch", fixed(1)),
         Column("tokens_per_second", "tokens/s", integer),
         Column("validation_seconds", "s a validation", fixed(2)),
+        Column("new_ids_and_gradients_seconds", "s the rest of an epoch", fixed(2)),
         Column("ms_per_user", "ms a user", fixed(3)),
         Column("plain_over_ms_per_user", "times the plain one", fixed(1)),
         Column("recording", "s recording", fixed(1)),
@@ -81,7 +82,8 @@ def _training(rows: Rows, facts: dict[str, Any]) -> Table:
         "like all others; seconds an epoch are that mean times its steps. plain: transformers' T5, "
         "eager, batches padded to the longest history, beams repeated, measured in turns with the "
         "first way in the same process; its validation is that of a sample of users, scaled up. "
-        "Tokens are those of items, not of padding."
+        "Tokens are those of items, not of padding. The rest of an epoch: new semantic IDs and the "
+        "gradient audit of a batch; the checkpoint is not in it. Peak memory is what torch held."
     )
     return Table("speed-train", frame, tuple(columns), caption)
 
@@ -169,8 +171,20 @@ def _statistics(rows: Rows, facts: dict[str, Any]) -> Table:
                  "All pairs of methods on made-up values, in a process of its own.")  # fmt: skip
 
 
+def _deterministic(rows: Rows, facts: dict[str, Any]) -> Table:
+    columns = (
+        Column("dataset", "Data"), Column("method", "Method"),
+        Column("deterministic", "deterministic"),
+        Column("ms_per_step", "ms a step", fixed(1)), Column("same_bits", "same bits twice"),
+    )  # fmt: skip
+    caption = "The switch that makes runs on a GPU repeatable; on a CPU it has nothing to do."
+    return Table("speed-deterministic", _frame(rows).astype({"deterministic": str,
+                 "same_bits": str}), columns, caption)  # fmt: skip
+
+
 TABLES = {
-    "train": _training, "together": _together, "items": _items, "users": _users,
+    "train": _training, "deterministic": _deterministic, "together": _together,
+    "items": _items, "users": _users,
     "tokenizer": _tokenizer, "recbole": _recbole, "statistics": _statistics,
 }  # fmt: skip
 

@@ -14,8 +14,6 @@ from diger.rqvae import RQVAE, RQVAEConfig, TokenizerSteps, start_codebooks
 
 ITEMS, WIDTH = 12_101, 384  # as many items as Beauty has
 LEVELS, CODES = 3, 256
-WARM_UP = 5
-RELEASED_EPOCHS = 10_000  # at most; training stops when collisions stop falling
 
 
 def measure(device: str, seconds: float) -> list[dict[str, Any]]:
@@ -34,19 +32,20 @@ def _row(content: Tensor, rule: str, seconds: float) -> dict[str, Any]:
         model.parameters(), config.learning_rate, fused=True, capturable=device != "cpu"
     )
     steps = TokenizerSteps(model, optimizer, content, config.batch_size)
-    full = torch.randperm(ITEMS, device=device).split(config.batch_size)[:-1]
-    for number in range(WARM_UP):
-        steps.run(full[number])
+    batches = torch.randperm(ITEMS, device=device).split(config.batch_size)
+    for rows in batches:  # the short one at the end, too
+        steps.run(rows)
     wait_for(device)
-    started, count = time.perf_counter(), 0
-    while count == 0 or time.perf_counter() - started < seconds:
-        steps.run(full[count % len(full)])
-        count += 1
+    started, epochs = time.perf_counter(), 0
+    while epochs == 0 or time.perf_counter() - started < seconds:
+        for rows in batches:
+            steps.run(rows)
+        epochs += 1
     wait_for(device)
     taken = time.perf_counter() - started
-    per_epoch = -(-ITEMS // config.batch_size)
+    count = epochs * len(batches)
     return {
         "items": ITEMS, "train_assignment": rule, "steps_per_second": count / taken,
-        "epoch_seconds": taken / count * per_epoch,
+        "epoch_seconds": taken / epochs,
         "recorded": 0 if steps.graphs is None else len(steps.graphs),
     }  # fmt: skip

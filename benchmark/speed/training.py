@@ -5,10 +5,10 @@ The two take turns in one process, some steps each, so that what else the machin
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,6 @@ def ways(device: str) -> dict[str, Execution]:
         "fp32, eager": Execution(),
         "fp32, graph": Execution(step="graph"),
         "bf16, graph": Execution("bf16", "graph"),
-        "fp32, graph, deterministic": Execution(step="graph", deterministic=True),
         COMPILED: Execution("bf16", "compile"),
     }
 
@@ -72,19 +71,19 @@ def measure(
         plain: PlainRecommender | None = None
         tried = chosen(device, names)
         for number, (name, execution) in enumerate(tried.items()):
-            with repeatable(execution.deterministic and device != "cpu"):
-                trainer = made.fast(execution)
-                if plain is None:
-                    plain = made.plain(trainer)
-                first = number == 0
-                share = seconds / (2 * len(tried))
-                fast, slow = take_turns(
-                    fast_steps(trainer), plain_steps(plain) if first else None,
-                    device, share, seconds / 2, GPU_WARM_UP if trainer.steps.fixed else WARM_UP,
-                )  # fmt: skip
-                rows.append(_row(target, name, trainer, fast) | _validation(made, trainer))
-                if first:
-                    rows.append(_plain_row(target, made, plain, trainer, slow))
+            forget(device)
+            trainer = made.fast(execution)
+            if plain is None:
+                plain = made.plain(trainer)
+            first = number == 0
+            share = seconds / (2 * len(tried))
+            fast, slow = take_turns(
+                fast_steps(trainer), plain_steps(plain) if first else None,
+                device, share, seconds / 2, GPU_WARM_UP if trainer.steps.fixed else WARM_UP,
+            )  # fmt: skip
+            rows.append(_row(target, name, trainer, fast) | _validation(made, trainer))
+            if first:
+                rows.append(_plain_row(target, made, plain, trainer, slow))
             del trainer
         reference = next(row for row in rows if row["way"] == "plain")
         for row in rows:
@@ -93,14 +92,12 @@ def measure(
         return rows
 
 
-@contextmanager
-def repeatable(on: bool) -> Iterator[None]:
-    """Repeatable kernels inside, where ``on``; see ``benchmark.execution``."""
-    torch.use_deterministic_algorithms(on, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
+def forget(device: str) -> None:
+    """Give back the memory of what was measured before, and start its peak anew."""
+    gc.collect()  # a trainer and its steps know each other
+    if device != "cpu":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def fast_steps(trainer: Trainer) -> Iterator[Step]:
@@ -216,12 +213,18 @@ def _validation(made: Subject, trainer: Trainer) -> dict[str, Any]:
         trainer.validate()
         wait_for(trainer.device)
         seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    trainer._renew_sids()
+    trainer.measure_gradients(trainer.data.train_positions[: trainer.config.batch_size])
+    wait_for(trainer.device)
+    rest = time.perf_counter() - started
     users = len(made.users)
     return {
         "validation_seconds": seconds,
         "validation_users": users,
         "ms_per_user": seconds / users * 1e3,
         "beams": trainer.decode.beams,
+        "new_ids_and_gradients_seconds": rest,
     }
 
 
