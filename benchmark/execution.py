@@ -52,7 +52,8 @@ class ExecutionChoice:
             raise UserError(f"deterministic must be true or false, got {self.deterministic!r}")
 
     def on(self, device: str) -> Execution:
-        """``auto`` becomes fp32 and eager steps on a CPU, bf16 and recorded steps on a GPU.
+        """``auto`` becomes fp32 everywhere (that bf16 changes no result beyond the noise of seeds
+        has not been shown on a GPU), eager steps on a CPU and recorded ones on a GPU.
 
         Raises:
             UserError: CUDA graphs without CUDA.
@@ -62,7 +63,7 @@ class ExecutionChoice:
             raise UserError(
                 "step=graph records CUDA graphs, and this run is on a CPU; use step=auto or eager"
             )
-        precision = ("bf16" if on_gpu else "fp32") if self.precision == "auto" else self.precision
+        precision = "fp32" if self.precision == "auto" else self.precision
         step = ("graph" if on_gpu else "eager") if self.step == "auto" else self.step
         return Execution(precision, step, self.deterministic)
 

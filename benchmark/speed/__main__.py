@@ -29,7 +29,7 @@ from benchmark.speed.target import Target, check
 OUT, PUBLISHED = Path("reports/speed"), Path("reports/published/speed")
 BUDGET = 900.0
 TARGETS = {
-    "cpu": ("quick/ml-100k", "small/beauty/keyphrases"),
+    "cpu": ("quick/ml-100k", "beauty-fifth/beauty/keyphrases"),
     "cuda": ("quick/ml-100k", "paper/beauty/keyphrases"),
 }
 METHODS = ("tiger", "diger_frqud")
@@ -128,9 +128,8 @@ class Session:
             experiment, slash, dataset = name.partition("/")
             if not slash:
                 raise UserError(f"--targets wants experiment/dataset, got {name!r}")
-            experiment, extra = EXPERIMENTS.get(experiment, (experiment, ()))
             for method in parsed.methods.split(","):
-                target = Target(experiment, dataset, method, (*extra, *parsed.overrides))
+                target = Target(experiment, dataset, method, tuple(parsed.overrides))
                 check(target)
                 targets.append(target)
         return targets
@@ -219,10 +218,6 @@ def _reason(error: Exception) -> str:
     """Of a part that was not measured, in a line."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-#: Experiments by a name of this command: an experiment and further overrides.
-EXPERIMENTS = {"small": ("paper", ("protocol=small",))}
 
 
 def main(given: list[str] | None = None) -> None:
