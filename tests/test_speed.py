@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark.config import CONF
 from benchmark.errors import UserError
 from benchmark.execution import Execution, ExecutionChoice, begin, faster_products
 from benchmark.speed import scaling, tokenizer
 from benchmark.speed.__main__ import main
 from benchmark.speed.report import write_report
+from benchmark.speed.target import CHEAP_TOKENIZER, Target
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,14 @@ def test_bad_input_is_one_line(
 def test_tokenizer_steps_are_those_of_training() -> None:
     rows = tokenizer.measure("cpu", 0.01)
     assert all(row["steps_per_second"] > 0 and row["recorded"] == 0 for row in rows)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "experiment").glob("*.yaml")))
+def test_every_experiment_can_be_measured(name: str) -> None:
+    """With a tokenizer that trains for a short time, whichever settings it has."""
+    target = Target(name, "ml-100k", "diger_frqud")
+    tokenizer = target.settings("cpu", 1, CHEAP_TOKENIZER).method["tokenizer"]
+    assert (tokenizer["epochs"], tokenizer["min_epochs"]) == (150, 0)
 
 
 # Execution ---------------------------------------------------------------------------------

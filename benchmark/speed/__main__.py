@@ -174,8 +174,8 @@ class Session:
             ),
             # The last method is the most expensive one: one data set a process will do.
             "together": lambda: self._together(seconds),
-            "items": lambda: scaling.against_items(device, self.execution, seconds / 20),
-            "users": lambda: scaling.against_users(device, self.execution, seconds / 10),
+            "items": lambda: scaling.against_items(device, self.execution, seconds / 12),
+            "users": lambda: scaling.against_users(device, self.execution, seconds / 4),
             "tokenizer": lambda: tokenizer.measure(device, seconds),
             "recbole": lambda: recbole.measure(self.targets, device, threads),
             "statistics": lambda: [statistics.measure()],

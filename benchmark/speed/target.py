@@ -21,9 +21,9 @@ from diger.trainer import Trainer
 
 #: Enough training for IDs that can be told apart: how good they are changes no time.
 CHEAP_TOKENIZER = (
-    "method.tokenizer.epochs=150",
-    "method.tokenizer.min_epochs=0",
-    "method.tokenizer.train_assignment=argmin",
+    "++method.tokenizer.epochs=150",
+    "++method.tokenizer.min_epochs=0",
+    "++method.tokenizer.train_assignment=argmin",
 )
 
 
