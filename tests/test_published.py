@@ -12,7 +12,12 @@ from benchmark.report.__main__ import write_report
 
 REPO = Path(__file__).parents[1]
 PUBLISHED = REPO / "reports" / "published"
-TEXTS = sorted(path.relative_to(PUBLISHED) for path in PUBLISHED.rglob("*.md"))
+#: Those of speed come from a file of their own: tests/test_speed.py.
+TEXTS = sorted(
+    path.relative_to(PUBLISHED)
+    for path in PUBLISHED.rglob("*.md")
+    if path.parent != PUBLISHED / "speed"
+)
 
 
 @pytest.fixture(scope="module")

@@ -117,6 +117,17 @@ def test_tokenizer_steps_are_those_of_training() -> None:
     assert all(row["steps_per_second"] > 0 and row["recorded"] == 0 for row in rows)
 
 
+def test_published_tables_are_those_of_their_file(tmp_path: Path) -> None:
+    published = list(Path("reports/published/speed").glob("*.json"))
+    assert published
+    for path in published:
+        facts = json.loads(path.read_text())
+        assert facts["git"]["dirty"] is False
+        assert facts["skipped"] == {}
+        page, *_ = write_report(facts, tmp_path, path.stem)
+        assert page.read_text() == path.with_suffix(".md").read_text()
+
+
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "experiment").glob("*.yaml")))
 def test_every_experiment_can_be_measured(name: str) -> None:
     """With a tokenizer that trains for a short time, whichever settings it has."""

@@ -46,7 +46,7 @@ def _head(facts: dict[str, Any]) -> str:
 
 
 def _words(execution: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {str(value).lower()}" for key, value in execution.items())
+    return ", ".join(f"{key} {str(value).lower()}" for key, value in sorted(execution.items()))
 
 
 def _frame(rows: Rows) -> pd.DataFrame:
