@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch._dynamo
 from torch import Tensor
 
 from diger.checks import SettingError, one_of
@@ -48,10 +47,10 @@ class Steps:
         self.fixed = way != "eager" if fixed is None else fixed
         self.losses = trainer.losses
         if way == "compile":
+            from torch._dynamo import config  # takes a second, and only this way needs it
+
             # Every length of history is compiled by itself; past the limit torch stops, silently.
-            torch._dynamo.config.recompile_limit = max(
-                torch._dynamo.config.recompile_limit, COMPILED_SHAPES
-            )
+            config.recompile_limit = max(config.recompile_limit, COMPILED_SHAPES)
             self.losses = torch.compile(trainer.losses, dynamic=False)
         self.graphs = Graphs(self._state) if self.on_gpu and way != "eager" else None
         if self.graphs is not None:
