@@ -153,22 +153,26 @@ def sign_flip_permutation(sample: Sample) -> Outcome:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A paired test under the name that its columns carry and the label that readers see."""
+    """A paired test under the name that its columns carry, the label that readers see, and one for
+    narrow places."""
 
     name: str
     label: str
+    short: str
     run: Callable[[Sample], Outcome]
 
 
 TESTS: dict[str, PairedTest] = {
     test.name: test
     for test in (
-        PairedTest("t", "paired t-test", lambda sample: paired_t(sample.differences)),
         PairedTest(
-            "wilcoxon", "Wilcoxon signed-rank test",
+            "t", "paired t-test", "t-test", lambda sample: paired_t(sample.differences)
+        ),
+        PairedTest(
+            "wilcoxon", "Wilcoxon signed-rank test", "Wilcoxon",
             lambda sample: wilcoxon_signed_rank(sample.differences),
         ),
-        PairedTest("flip", "sign-flip permutation test", sign_flip_permutation),
+        PairedTest("flip", "sign-flip permutation test", "sign flips", sign_flip_permutation),
     )
 }  # fmt: skip
 

@@ -18,7 +18,8 @@ from benchmark.power import ALPHA, minimal_detectable_difference
 from benchmark.resampling import DRAWS, SEED, Pairs, bootstrap
 from benchmark.seed_aware import MIN_SEEDS, Trainings, seed_aware, trainings
 
-__all__ = ["ALPHA", "MIN_SEEDS", "TESTS", "compare_all", "flips_for", "holm", "in_words",
+__all__ = ["ALPHA", "MIN_SEEDS", "TESTS", "compare_all", "flips_for", "has_seeds", "holm",
+           "in_words",
            "is_significant", "name_tests"]  # fmt: skip
 
 
@@ -98,36 +99,43 @@ def in_words(row: pd.Series, labels: Mapping[str, str] | None = None) -> str:
     labels = labels or {}
     sign = 1 if row["difference"] >= 0 else -1
     upper, lower = ("a", "b") if sign > 0 else ("b", "a")
-    high, low = (labels.get(row[side], str(row[side])) for side in (upper, lower))
+    high, low = (labels.get(str(row[side]), str(row[side])) for side in (upper, lower))
+    base, by = float(row[f"mean_{lower}"]), abs(float(row["difference"]))
+    amount = f"{by:.4f} ({by / base:+.1%})" if base else f"{by:.4f}"
     if row["difference"] == 0:
         head = f"{high} and {low} have the same mean"
+    elif is_significant(row):
+        head = f"{high} is above {low} by {amount}"
     else:
-        base = float(row[f"mean_{lower}"])
-        change = f" ({abs(row['difference']) / base:+.1%})" if base else ""
-        head = f"{high} is above {low} by {abs(row['difference']):.4f}{change}"
+        head = f"{high} is not found to differ from {low}, though its mean is higher by {amount}"
     intervals = f"95% interval over users {_interval(row, 'ci', sign)}"
     if has_seeds(row):
         intervals += f", over users and trainings {_interval(row, 'seed', sign)}"
-    p_values = ", ".join(f"{t.label} {_p(row[f'{name}_p_holm'])}" for name, t in TESTS.items())
+    p_values = ", ".join(f"{t.short} {_p(row[f'{name}_p_holm'])}" for name, t in TESTS.items())
     return f"{head}; {intervals}; p after Holm's correction: {p_values}; {_verdict(row)}."
 
 
 def _verdict(row: pd.Series) -> str:
     """The end of the sentence: found or not, by what, and what could have been found."""
-    found = is_significant(row)
-    if found and has_seeds(row):
-        return "found by every test and with trainings counted"
-    few = f"users only, {row['seeds_a']:.0f} and {row['seeds_b']:.0f} trainings"
-    if found:
-        return f"found among users ({few}: another training may differ)"
-    missed = [test.label for name, test in TESTS.items() if not row[f"{name}_p_holm"] < ALPHA]
-    against = ["with trainings counted"] if has_seeds(row) and _covers(row) else []
-    told = f"not found by {', '.join(missed)}" if missed else "not found"
-    told += f"{' or' if missed else ''} {against[0]}" if against else ""
-    told += "" if has_seeds(row) else f" ({few})"
+    few = "" if has_seeds(row) else f" (users only: {_seed_words(row)})"
+    if is_significant(row):
+        return f"found by every test{few or ' and with trainings counted'}"
+    missed = [test.short for name, test in TESTS.items() if not row[f"{name}_p_holm"] < ALPHA]
+    missed = ["any test"] if len(missed) == len(TESTS) else missed
+    missed += ["the interval over trainings"] if has_seeds(row) and _covers(row) else []
     least = f"{row['mdd']:.4f} over users"
-    least += f", {row['seed_mdd']:.4f} over users and trainings" if has_seeds(row) else ""
-    return f"{told}; the smallest difference found four times in five is {least}"
+    least += f" and {row['seed_mdd']:.4f} over users and trainings" if has_seeds(row) else ""
+    return (
+        f"not found by {' or '.join(missed)}{few}; four times in five such data find, before "
+        f"correction, a difference of {least}"
+    )
+
+
+def _seed_words(row: pd.Series) -> str:
+    counts = {int(row["seeds_a"]), int(row["seeds_b"])}
+    if counts == {1}:
+        return "one training"
+    return "two trainings" if counts == {2} else "fewer than three trainings of one"
 
 
 def _covers(row: pd.Series) -> bool:
