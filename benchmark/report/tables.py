@@ -123,7 +123,7 @@ def overall_table(result: DatasetResults) -> Table:
 
 
 def _marks(result: DatasetResults, metric: str, k: int) -> dict[str, str]:
-    """Mark of each proposed method that differs from the column's best baseline as ``is_significant`` says."""
+    """Mark of each proposed method that is found to differ from the column's best baseline."""
     means = result.summary(metric, k)["mean"]
     kinds = {method.key: is_baseline(method.method) for method in result.methods}
     baselines = [key for key, baseline in kinds.items() if baseline]
@@ -146,7 +146,8 @@ def _overall_caption(result: DatasetResults) -> str:
         f"{len(result.users):,} test users. Best value bold, second underlined. {BETTER} above, "
         f"{WORSE} below the best baseline of the column: {name_tests(pairs)} on per-user "
         f"values averaged over seeds (n = {len(result.users):,} users) all give p < {ALPHA} after "
-        f"Holm's correction over the column's {pairs} pairs of methods{_seed_rule(result)}. Baselines: "
+        f"Holm's correction over the column's {pairs} pairs of methods{_seed_rule(result)}. "
+        "Baselines: "
         f"{'; '.join(m.label for m in result.methods if is_baseline(m.method)) or 'none'}."
     )
 
@@ -313,10 +314,8 @@ def _pair_columns(frame: pd.DataFrame) -> tuple[Column, ...]:
         Column("mdd", "smallest", fixed(4)),
         *([Column("seed_mdd", "seed-aware smallest", fixed(4))] if aware else []),
     ]  # fmt: skip
-    for name, test in TESTS.items():
-        columns += [Column(f"{name}_p", f"p, {test.short}", p_value),
-                    Column(f"{name}_p_holm", "Holm", p_value)]  # fmt: skip
-    return (*columns, Column("found", "found"))
+    tests = [Column(f"{name}_p_holm", f"{t.short}, Holm", p_value) for name, t in TESTS.items()]
+    return (*columns, *tests, Column("found", "found"))
 
 
 def _pair_caption(result: DatasetResults, frame: pd.DataFrame, metric: str) -> str:
