@@ -36,8 +36,8 @@ INTERVAL = "interval"
 LABELS = {**{name: test.label for name, test in TESTS.items()},
           INTERVAL: "BCa interval over users leaves 0 out",
           SEED_AWARE: "seed-aware interval leaves 0 out"}  # fmt: skip
-MAX_SPLITS = 50  # of one method
-BATCH_VALUES = 2**23  # made-up values in memory at a time
+MAX_SPLITS = 10  # of one method
+BATCH_VALUES = 2**21  # made-up values in memory at a time
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Size:
     """How much work: repeats in all, users of each (those stored if they are fewer), flips and
     draws of the tests, and made-up trainings on each side."""
 
-    repeats: int = 1000
+    repeats: int = 500
     users: int = 2000
     flips: int = 1000
     draws: int = 1000
@@ -69,16 +69,18 @@ def by_users(runs: Mapping[str, Floats], size: Size, seed: int) -> dict[str, Fla
 
 def by_trainings(runs: Mapping[str, Floats], size: Size, seed: int) -> dict[str, Flags]:
     """The same of every split of the stored trainings of every method, on all users; ``SEED_AWARE``
-    among them where both halves of every method have two trainings or more."""
-    halves = [(values[:, list(a)], values[:, list(b)]) for values in runs.values()
-              for a, b in splits(values.shape[1])]  # fmt: skip
-    if not halves:
+    of those whose halves have two trainings or more."""
+    differences, aware = [], []
+    for values in runs.values():
+        for a, b in splits(values.shape[1]):
+            sides = values[:, list(a)], values[:, list(b)]
+            differences.append(sides[0].mean(axis=1) - sides[1].mean(axis=1))
+            if min(len(a), len(b)) > 1:
+                aware.append(_seed_aware(*(side[None] for side in sides)))
+    if not differences:
         return {}
-    differences = np.stack([a.mean(axis=1) - b.mean(axis=1) for a, b in halves], axis=1)
-    found = rejections(differences, size, seed)
-    if min(a.shape[1] for a, _ in halves) > 1:
-        found[SEED_AWARE] = np.array([_seed_aware(a[None], b[None])[0] for a, b in halves])
-    return found
+    found = rejections(np.stack(differences, axis=1), size, seed)
+    return {**found, SEED_AWARE: np.concatenate(aware)} if aware else found
 
 
 def by_made_up_trainings(runs: Mapping[str, Floats], size: Size, seed: int) -> dict[str, Flags]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -25,26 +25,37 @@ from benchmark.self_comparison import (
     varying,
 )
 
+Runs = Mapping[str, NDArray[np.float64]]
+Check = Callable[[Runs, Size, int], dict[str, NDArray[np.bool_]]]
+
 USERS, STORED, MADE_UP = "users drawn anew", "stored trainings", "made-up trainings"
+CHECKS = (USERS, STORED, MADE_UP)
 
 
-def aa_table(result: DatasetResults, size: Size | None = None, seed: int = SEED) -> Table | None:
+def aa_table(
+    result: DatasetResults,
+    size: Size | None = None,
+    seed: int = SEED,
+    begin: Callable[[str], None] = lambda check: None,
+) -> Table | None:
     """One row a check and test, with the rate of rejections at 5%; None where no method has values
     that could tell (no hits, or trainings that are all the same) or there are fewer than two users.
 
     A few seconds with the default size, whatever the number of users.
+
+    Args:
+        size: the default is that of reports.
+        begin: told each check's name before its work starts.
     """
     size = size or Size()
     k = result.headline_k
     runs = varying(result.seed_values("ndcg", k))
     if not runs or len(result.users) < 2:
         return None
-    frame = pd.DataFrame([
-        *_rows(USERS, "", by_users(runs, size, seed)),
-        *_rows(STORED, _sides(runs), by_trainings(runs, size, seed), independent=False),
-        *_rows(MADE_UP, f"{size.trainings} and {size.trainings}",
-               by_made_up_trainings(runs, size, seed)),
-    ])  # fmt: skip
+    rows = []
+    for check, (sides, run, independent) in _checks(runs, size).items():
+        begin(check)
+        rows += _rows(check, sides, run(runs, size, seed), independent)
     columns = (
         Column("check", "What is drawn"), Column("sides", "Trainings"), Column("test", "Test"),
         Column("rejected", "Rejected", integer), Column("of", "of", integer),
@@ -52,9 +63,19 @@ def aa_table(result: DatasetResults, size: Size | None = None, seed: int = SEED)
         Column("verdict", "5%?"),
     )  # fmt: skip
     return Table(
-        f"{result.dataset}-aa", frame, columns, _caption(result, runs, size, k),
+        f"{result.dataset}-aa", pd.DataFrame(rows), columns, _caption(result, runs, size, k),
         tuple(_notes(result, runs)),
     )  # fmt: skip
+
+
+def _checks(runs: Runs, size: Size) -> dict[str, tuple[str | None, Check, bool]]:
+    """Each check by name: trainings a side, what it does, and whether its repeats are independent
+    of each other."""
+    return {
+        USERS: (None, by_users, True),
+        STORED: (_sides(runs), by_trainings, False),
+        MADE_UP: (f"{size.trainings} and {size.trainings}", by_made_up_trainings, True),
+    }
 
 
 def verdict(low: float, high: float) -> str:
@@ -65,13 +86,13 @@ def verdict(low: float, high: float) -> str:
 
 
 def _rows(
-    check: str, sides: str, found: Mapping[str, NDArray[np.bool_]], independent: bool = True
+    check: str, sides: str | None, found: Mapping[str, NDArray[np.bool_]], independent: bool
 ) -> list[dict[str, object]]:
     """Of repeats that are not independent no interval can be given, and so no verdict."""
     rows: list[dict[str, object]] = []
     for name, flags in found.items():
         rejected, repeats = int(flags.sum()), len(flags)
-        row: dict[str, object] = {"check": check, "sides": sides or None, "test": LABELS[name],
+        row: dict[str, object] = {"check": check, "sides": sides, "test": LABELS[name],
                "rejected": rejected, "of": repeats, "rate": rejected / repeats,
                "low": float("nan"), "high": float("nan"), "verdict": None}  # fmt: skip
         if independent:
@@ -81,14 +102,12 @@ def _rows(
     return rows
 
 
-def _sides(runs: Mapping[str, NDArray[np.float64]]) -> str:
+def _sides(runs: Runs) -> str:
     counts = sorted({values.shape[1] for values in runs.values()} - {1})
     return "; ".join(f"{count // 2} and {count - count // 2}" for count in counts)
 
 
-def _caption(
-    result: DatasetResults, runs: Mapping[str, NDArray[np.float64]], size: Size, k: int
-) -> str:
+def _caption(result: DatasetResults, runs: Runs, size: Size, k: int) -> str:
     several = [values for values in runs.values() if values.shape[1] > 1]
     users = min(size.users, len(result.users))
     made_up = (
@@ -113,7 +132,7 @@ def _caption(
     )
 
 
-def _notes(result: DatasetResults, runs: Mapping[str, NDArray[np.float64]]) -> list[str]:
+def _notes(result: DatasetResults, runs: Runs) -> list[str]:
     left_out = [method.label for method in result.methods if method.key not in runs]
     once = [result.labels[key] for key, values in runs.items() if values.shape[1] == 1]
     notes = []
