@@ -4,8 +4,9 @@ Which tests find differences where there are none? Writes ``<data set>-aa.md`` a
 every stored data set, the table that reports have, from more repeats, and prints the rates.
 
 Options: ``experiment=NAME`` takes that experiment's cells only, ``store=FOLDER`` reads another
-store (such as results/published), ``out=FOLDER`` writes elsewhere than reports/aa; ``repeats=``, ``users=`` (of a repeat, at most) and ``trainings=`` (made up, on each side) are whole
-numbers; anything else is a Hydra override of the experiment. Needs no torch.
+store (such as results/published), ``out=FOLDER`` writes elsewhere than reports/aa; ``repeats=``,
+``users=`` (of a repeat, at most) and ``trainings=`` (made up, on each side) are whole numbers;
+anything else is a Hydra override of the experiment. Needs no torch.
 """
 
 from __future__ import annotations
