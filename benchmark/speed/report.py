@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmark.report.drawing import Drawing, save, style
 from benchmark.report.table import Column, Table, fixed, integer
+from benchmark.speed.bounds import bounds_table
 from benchmark.store import write_text
 
 MEGABYTE = 1e6
@@ -21,6 +22,7 @@ def write_report(facts: dict[str, Any], folder: Path, name: str) -> list[Path]:
     command = facts["command"]
     parts = facts["parts"]
     tables = [make(parts[part], facts) for part, make in TABLES.items() if parts.get(part)]
+    tables += [table] if (table := bounds_table(facts)) is not None else []
     bodies = [f"{table.markdown_body()}\n\n{table.caption}\n" for table in tables]
     page = folder / f"{name}.md"
     write_text(page, "\n".join([f"<!-- Made by: {command} -->", "", _head(facts), "", *bodies]))
@@ -90,7 +92,7 @@ def _training(rows: Rows, facts: dict[str, Any]) -> Table:
 
 def _together(rows: Rows, facts: dict[str, Any]) -> Table:
     columns = (
-        Column("dataset", "Data"), Column("method", "Method"),
+        Column("experiment", "Experiment"), Column("dataset", "Data"), Column("method", "Method"),
         Column("way", "Way"), Column("processes", "Side by side", integer),
         Column("threads", "CPU threads each", integer),
         Column("steps_per_second", "steps/s together", fixed(1)),
