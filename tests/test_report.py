@@ -13,17 +13,13 @@ import pytest
 
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
+from benchmark.report.datasets import dataset_table
 from benchmark.report.diagnostics import efficiency_table
 from benchmark.report.provenance import protocol_limits, provenance_rows, sanity_lines
 from benchmark.report.render import render
+from benchmark.report.reported import reported_rows, reported_table
 from benchmark.report.table import Markdown
-from benchmark.report.tables import (
-    dataset_table,
-    overall_table,
-    pairwise_table,
-    reported_rows,
-    reported_table,
-)
+from benchmark.report.tables import overall_table, pairwise_table
 from benchmark.store import StoredRun
 from tests.store_fixture import LABELS, add_run, example_store
 

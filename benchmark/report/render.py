@@ -12,8 +12,10 @@ from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
 from benchmark.report import diagnostics, figures, tables
 from benchmark.report.audit import audit_table
+from benchmark.report.datasets import dataset_table
 from benchmark.report.drawing import Drawing, save
 from benchmark.report.provenance import protocol_line, provenance_rows, sanity_lines
+from benchmark.report.reported import reported_table
 from benchmark.report.table import Markdown, Table, one_line
 from benchmark.store import StoredRun, write_text
 
@@ -50,7 +52,7 @@ def render(
         raise UserError(f"no finished runs to report{why}; run the benchmark first")
     results = list(aggregate(runs, method_order).values())
     sections = [_section(result, out, command) for result in results]
-    datasets = tables.dataset_table(results)
+    datasets = dataset_table(results)
     _write_table(datasets, out, command)
     write_text(out / "tables" / "all.tex", _latex_document(sections, datasets, title, command))
     lines = [
@@ -95,7 +97,7 @@ class _Section:
 
 def _section(result: DatasetResults, out: Path, command: str) -> _Section:
     candidates = [
-        tables.overall_table(result), tables.reported_table(result), tables.pairwise_table(result),
+        tables.overall_table(result), reported_table(result), tables.pairwise_table(result),
         diagnostics.codes_table(result), diagnostics.efficiency_table(result),
         diagnostics.training_table(result), audit_table(result),
     ]  # fmt: skip
