@@ -11,12 +11,15 @@ from pathlib import Path
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
 from benchmark.report import diagnostics, figures, tables
+from benchmark.report.ablation import ablation_table
 from benchmark.report.audit import audit_table
+from benchmark.report.baselines import baseline_table
 from benchmark.report.datasets import dataset_table
 from benchmark.report.drawing import Drawing, save
 from benchmark.report.provenance import protocol_line, provenance_rows, sanity_lines
 from benchmark.report.reported import reported_table
 from benchmark.report.table import Markdown, Table, one_line
+from benchmark.report.verdicts import summary_paragraph, verdict_table
 from benchmark.store import StoredRun, write_text
 
 #: Tables that the index shows in full; the others are linked.
@@ -78,6 +81,7 @@ class _Section:
         markup = Markdown()
         lines = [f"## {markup.escape(result.heading)}", "", protocol_line(result), ""]
         lines += [f"    {line}" for line in sanity_lines(result)] + [""]
+        lines += [markup.escape(summary_paragraph(result)), ""]
         for table in made:
             heading = table.name.removeprefix(f"{result.dataset}-").capitalize()
             lines += [f"### {heading}", ""]
@@ -97,7 +101,8 @@ class _Section:
 
 def _section(result: DatasetResults, out: Path, command: str) -> _Section:
     candidates = [
-        tables.overall_table(result), reported_table(result), tables.pairwise_table(result),
+        tables.overall_table(result), reported_table(result), verdict_table(result),
+        baseline_table(result), ablation_table(result), tables.pairwise_table(result),
         diagnostics.codes_table(result), diagnostics.efficiency_table(result),
         diagnostics.training_table(result), audit_table(result),
     ]  # fmt: skip
