@@ -16,6 +16,7 @@ from benchmark.report.audit import audit_table
 from benchmark.report.baselines import baseline_table
 from benchmark.report.datasets import dataset_table
 from benchmark.report.drawing import Drawing, save
+from benchmark.report.latex import PREAMBLE
 from benchmark.report.provenance import protocol_line, provenance_rows, sanity_lines
 from benchmark.report.reported import reported_table
 from benchmark.report.table import Markdown, Table, one_line
@@ -149,7 +150,7 @@ def _latex_document(sections: Sequence[_Section], datasets: Table, title: str, c
     lines = [
         f"% Made by: {one_line(command)}", f"% {' '.join(title.split())}",
         "% Compile in this folder: pdflatex all.tex", r"\documentclass[a4paper]{article}",
-        r"\usepackage[landscape,margin=1cm]{geometry}", r"\usepackage{booktabs}",
+        r"\usepackage[landscape,margin=1cm]{geometry}", *PREAMBLE,
         r"\begin{document}", *(rf"\input{{{name}.tex}}\clearpage" for name in names),
         r"\end{document}",
     ]  # fmt: skip
