@@ -58,11 +58,11 @@ def test_latex_golden() -> None:
         r"\setlength{\tabcolsep}{4pt}",
         r"\caption{Costs \& gains}",
         r"\label{tab:toy-t}",
-        r"\sbox0{\begin{tabular}{>{\raggedright\arraybackslash}p{4.6cm}r}",
+        r"\sbox0{\begin{tabular}{>{\raggedright\arraybackslash}p{9.2cm}r}",
         r"\toprule",
         r"Name\_\% & X \\",
         r"\midrule",
-        r"a\_b 50\% R\&D \#1 \$x\$ \{y\} \textasciitilde{}z\textasciicircum{} "
+        r"a\_b 50\% R\&D \#1 \symbol{36}x\symbol{36} \{y\} \textasciitilde{}z\textasciicircum{} "
         r"\textless{}w\textgreater{} \textbar{}v\textbar{} {[}u] {*}t{*} back\textbackslash{}slash"
         r" & \textbf{$-$0.50} $\pm$ 0.10 \\",
         r"b & \underline{$-$0.25}$^{\ddagger}$ \\",
@@ -91,7 +91,7 @@ def test_bold_and_underline(values: list[float | None], best: str, expected: lis
 
 
 def test_markup_of_odd_characters() -> None:
-    assert Latex().escape("Café “x” 中 ş") == r"Café ``x'' {[}U+4E2D] \c{s}"
+    assert Latex().escape("Café “x” 中 ş") == r"Café ``x'' {[}U+4E2D]\hspace{0pt} \c{s}"
     assert Markdown().escape("a\nb &lt; c & d_e") == "a b &amp;lt; c & d_e"
     assert [p_value(p) for p in (0.0, 0.0009, 0.0123, 1.0)] == [
         "<0.001",

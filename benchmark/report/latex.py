@@ -16,15 +16,15 @@ from dataclasses import dataclass
 PAGE_ROWS = 30  # lines of a table's body that fit on one page below a caption
 NOTE_LINES = 8  # lines of notes that fit below them
 _NOTE_LETTERS = 150  # letters on a line of notes, landscape
-WRAPPED = 30  # letters on a line of a wrapped column
-_WRAPPED_WIDTH = "4.6cm"
+WRAP_FROM = 31  # letters from which a text's column wraps
 
 PREAMBLE = (r"\usepackage{booktabs}", r"\usepackage{array}", r"\usepackage{graphicx}")
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&",
-    "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "#": r"\#", "$": r"\symbol{36}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\`{}",
+    # \$ would be taken from a font that only comes as a bitmap.
     # After the end of a row these two would be read as an argument of \\.
     "[": "{[}", "*": "{*}",
     "\N{EN DASH}": "--", "\N{EM DASH}": "---", "±": r"$\pm$", "†": r"$\dagger$",
@@ -70,7 +70,7 @@ def _character(character: str) -> str:
         _greek(character)
         or _accented(character)
         or _compatible(character)
-        or f"{{[}}U+{ord(character):04X}]"
+        or rf"{{[}}U+{ord(character):04X}]\hspace{{0pt}}"  # a line may end here
     )
 
 
@@ -109,7 +109,7 @@ class Cells:
         header: one cell a column.
         align: ``l``, ``r`` or ``w`` (a column of text that wraps), one a column.
         rows: the cells of each row.
-        lines: how many lines each row takes.
+        letters: of the longest text in the wrapped columns of each row, which decides its lines.
         caption, notes: plain text.
     """
 
@@ -117,7 +117,7 @@ class Cells:
     header: Sequence[str]
     align: Sequence[str]
     rows: Sequence[Sequence[str]]
-    lines: Sequence[int]
+    letters: Sequence[int]
     caption: str
     notes: Sequence[str]
 
@@ -125,7 +125,8 @@ class Cells:
 def floats(table: Cells) -> list[str]:
     """Table floats. One that is too long for a page becomes several; one that is wider than the
     text is scaled down to it. Notes stand below the last float or, if they are many, after it."""
-    parts = _pages(table.lines)
+    per_line, _ = _wrapped(table)
+    parts = _pages([max(1, -(-letters // per_line)) for letters in table.letters])
     length = sum(-(-len(note) // _NOTE_LETTERS) for note in table.notes)
     within = length <= NOTE_LINES
     made = [_float(table, start, end, number, len(parts), within)
@@ -133,6 +134,17 @@ def floats(table: Cells) -> list[str]:
     if table.notes and not within:
         made.append(_after(table))
     return made
+
+
+def wraps(texts: Sequence[str]) -> bool:
+    """Whether a column of these texts wraps: where one is long and no word of it is."""
+    words = [len(word) for text in texts for word in text.split()]
+    return max(map(len, texts), default=0) >= WRAP_FROM > max(words, default=0)
+
+
+def _wrapped(table: Cells) -> tuple[int, str]:
+    """Letters on a line of a wrapped column, and its width: one alone gets more room."""
+    return (60, "9.2cm") if list(table.align).count("w") == 1 else (30, "4.6cm")
 
 
 def _pages(lines: Sequence[int]) -> list[tuple[int, int]]:
@@ -150,7 +162,7 @@ def _float(table: Cells, start: int, end: int, part: int, parts: int, notes_with
     caption = table.caption if part == 0 else "Continued."
     caption += f" Part {part + 1} of {parts}." if parts > 1 else ""
     label = _label(table.name if part == 0 else f"{table.name}-{part + 1}")
-    wrapped = rf">{{\raggedright\arraybackslash}}p{{{_WRAPPED_WIDTH}}}"
+    wrapped = rf">{{\raggedright\arraybackslash}}p{{{_wrapped(table)[1]}}}"
     align = "".join(wrapped if kind == "w" else kind for kind in table.align)
     notes = table.notes if notes_within and part == parts - 1 else ()
     lines = [

@@ -190,28 +190,23 @@ class Table:
         """Table floats that need the packages booktabs, array and graphicx; long tables become
         several, wide ones are scaled to the text, and long texts wrap."""
         markup = Latex()
-        wraps = [self._longest(column) > latex.WRAPPED for column in self.columns]
-        lines = [self._lines(row, wraps) for _, row in self.frame.iterrows()]
-        align = ["w" if wrap else "l" if column.format is text else "r"
-                 for column, wrap in zip(self.columns, wraps, strict=True)]  # fmt: skip
+        texts = [self._texts(column) for column in self.columns]
+        align = ["w" if latex.wraps(of_column) else "l" if column.format is text else "r"
+                 for column, of_column in zip(self.columns, texts, strict=True)]  # fmt: skip
+        wrapped = [column for column, kind in zip(texts, align, strict=True) if kind == "w"]
+        letters = [max(map(len, row)) for row in zip(*wrapped, strict=True)]
         header = [markup.escape(column.header) for column in self.columns]
         table = latex.Cells(
-            self.name, header, align, self.cells(markup), lines, self.caption, self.notes
-        )
+            self.name, header, align, self.cells(markup), letters or [0] * len(self.frame),
+            self.caption, self.notes,
+        )  # fmt: skip
         head = [f"% Made by: {one_line(command)}", f"% Needs {' '.join(latex.PREAMBLE)}."]
         return "\n".join([*head, *latex.floats(table)]) + "\n"
 
-    def _longest(self, column: Column) -> int:
-        """Letters of the longest text in a column of texts; 0 for numbers."""
-        if column.format is not text:
-            return 0
-        return max((len(str(v)) for v in self.frame[column.key] if not is_missing(v)), default=0)
-
-    def _lines(self, row: pd.Series, wraps: list[bool]) -> int:
-        """Lines that a row takes in LaTeX, where long texts wrap."""
-        texts = [row[column.key] for column, wrap in zip(self.columns, wraps, strict=True) if wrap]
-        lengths = [len(str(value)) for value in texts if not is_missing(value)]
-        return max((-(-length // latex.WRAPPED) for length in lengths), default=1)
+    def _texts(self, column: Column) -> list[str]:
+        """A text a row; empty for numbers and for what is missing."""
+        values = self.frame[column.key] if column.format is text else [None] * len(self.frame)
+        return ["" if is_missing(value) else str(value) for value in values]
 
     def _column(self, column: Column, markup: Markup) -> list[str]:
         return [
