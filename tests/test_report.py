@@ -14,7 +14,7 @@ import pytest
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
 from benchmark.report.datasets import dataset_table
-from benchmark.report.diagnostics import efficiency_table
+from benchmark.report.efficiency import efficiency_table
 from benchmark.report.provenance import protocol_limits, provenance_rows, sanity_lines
 from benchmark.report.render import render
 from benchmark.report.reported import reported_rows, reported_table
@@ -284,7 +284,8 @@ def test_latex_is_well_formed(tmp_path: Path) -> None:
             names = re.findall(r"\\input\{([^}]+)\}", text)
             assert all((path.parent / name).is_file() for name in names)
             continue
-        columns = len(re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)[0])
+        align = re.findall(r"\\begin\{tabular\}\{(.*)\}$", text, flags=re.M)[0]
+        columns = len(re.sub(r">\{[^}]*\}p\{[^}]*\}", "p", align))
         rows = re.findall(r"^(.*) \\\\$", text, flags=re.M)
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}, path.name
 

@@ -14,10 +14,10 @@ from benchmark.report.code_map import code_grid, grid_shape
 from benchmark.report.codes import CodeUse, code_use, gini
 from benchmark.report.diagnostics import (
     codes_table,
-    efficiency_table,
     gradient_verdict,
     training_table,
 )
+from benchmark.report.efficiency import efficiency_table
 from benchmark.report.figures import heat_maps, history
 from benchmark.store import StoredRun, write_npy
 from tests.store_fixture import LABELS, add_run, example_store

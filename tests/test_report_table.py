@@ -58,6 +58,7 @@ def test_latex_golden() -> None:
         r"\setlength{\tabcolsep}{4pt}",
         r"\caption{Costs \& gains}",
         r"\label{tab:toy-t}",
+        r"\vspace{4pt}",
         r"\sbox0{\begin{tabular}{>{\raggedright\arraybackslash}p{9.2cm}r}",
         r"\toprule",
         r"Name\_\% & X \\",

@@ -167,7 +167,7 @@ def _float(table: Cells, start: int, end: int, part: int, parts: int, notes_with
     notes = table.notes if notes_within and part == parts - 1 else ()
     lines = [
         r"\begin{table}[htbp]", r"\centering\sloppy\small", r"\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}",
+        rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}", r"\vspace{4pt}",
         rf"\sbox0{{\begin{{tabular}}{{{align}}}", r"\toprule",
         rf"{' & '.join(table.header)} \\", r"\midrule",
         *(" & ".join(row) + r" \\" for row in table.rows[start:end]),

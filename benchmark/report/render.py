@@ -16,6 +16,7 @@ from benchmark.report.audit import audit_table
 from benchmark.report.baselines import baseline_table
 from benchmark.report.datasets import dataset_table
 from benchmark.report.drawing import Drawing, save
+from benchmark.report.efficiency import efficiency_table
 from benchmark.report.latex import PREAMBLE
 from benchmark.report.provenance import protocol_line, provenance_rows, sanity_lines
 from benchmark.report.reported import reported_table
@@ -104,7 +105,7 @@ def _section(result: DatasetResults, out: Path, command: str) -> _Section:
     candidates = [
         tables.overall_table(result), reported_table(result), verdict_table(result),
         baseline_table(result), ablation_table(result), tables.pairwise_table(result),
-        diagnostics.codes_table(result), diagnostics.efficiency_table(result),
+        diagnostics.codes_table(result), efficiency_table(result),
         diagnostics.training_table(result), audit_table(result),
     ]  # fmt: skip
     made = [table for table in candidates if table is not None]
