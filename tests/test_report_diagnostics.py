@@ -19,6 +19,7 @@ from benchmark.report.diagnostics import (
 )
 from benchmark.report.efficiency import efficiency_table
 from benchmark.report.figures import heat_maps, history
+from benchmark.report.table import is_missing
 from benchmark.store import StoredRun, write_npy
 from tests.store_fixture import LABELS, add_run, example_store
 
@@ -161,6 +162,31 @@ def test_efficiency_by_hand(tmp_path: Path) -> None:
     assert row["rank"] == pytest.approx(2.0)  # 0.1 s for 50 users
     assert row["memory"] == 512.0
     assert (row["device"], row["threads"]) == ("Example CPU", "2")
+    assert row["total"] == pytest.approx(15.1)
+    assert row["commit"] == "cccccccc"
+
+
+def test_efficiency_says_with_what_it_was_measured(tmp_path: Path) -> None:
+    runs = [
+        add_run(tmp_path, "pop", 0),
+        add_run(tmp_path, "tiger", 0, git__dirty=True, versions={"torch": "3.0"},
+                seconds={"fit": 10.0, "rank": 0.5, "shared": 4.0}, peak_device_bytes=3 * 2**20,
+                execution={"step": "graph", "precision": "fp32"}),
+    ]  # fmt: skip
+    table = efficiency_table(results(runs))
+    pop, tiger = table.frame.to_dict("records")
+    assert (tiger["commit"], tiger["shared"], tiger["total"]) == ("cccccccc*", 4.0, 14.5)
+    assert tiger["device_memory"] == 3.0
+    assert tiger["execution"] == "graph, fp32"
+    assert is_missing(pop["execution"])
+    headers = [column.header for column in table.columns]
+    assert {"Peak device memory, MiB", "Steps", "Commit", "Whole run, s"} <= set(headers)
+    assert table.notes == (
+        "Versions: torch 2.11.0, numpy 2.4.6 (Popularity).", "Versions: torch 3.0 (TIGER).",
+    )  # fmt: skip
+    bare = efficiency_table(results(runs[:1]))
+    assert "Steps" not in [column.header for column in bare.columns]
+    assert "nan" not in bare.to_markdown("x")
 
 
 def test_grid_shapes() -> None:

@@ -30,9 +30,10 @@ from tests.store_fixture import add_run
 COUNTS = {"users": 200, "items": 300, "interactions": 2000, "train_rows": 1400, "test_rows": 200}
 RELEASED = {"name": "LLaMA 4096-d (released)", "source": "dataset", "dimension": 4096}
 SETTINGS = {"levels": 3, "model": {"layers": 6}, "train": {"epochs": 120}, "estimator": {"tau": 2}}
-FULL: dict[str, Any] = {"protocol__max_history": 50, "protocol__train_prefixes": None, "describe__stopped": "",
-        "dataset_info__encoder": RELEASED, "describe__logit_scale": "none",
-        "counts__test_rows": 200}  # fmt: skip
+FULL: dict[str, Any] = {
+    "protocol__max_history": 50, "protocol__train_prefixes": None, "describe__stopped": "",
+    "dataset_info__encoder": RELEASED, "describe__logit_scale": "none", "counts__test_rows": 200,
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PAGE_ROWS = 30  # lines of a table's body that fit on one page below a caption
-NOTE_LINES = 8  # lines of notes that fit below them
-_NOTE_LETTERS = 150  # letters on a line of notes, landscape
+PAGE_ROWS = 30  # lines of a table's body that fit on one page below a caption of CAPTION_LINES
+CAPTION_LINES, _CAPTION_LETTERS = 8, 75  # and the letters on such a line, portrait
+NOTE_LINES, _NOTE_LETTERS = 4, 90  # lines of notes that fit below them
 WRAP_FROM = 31  # letters from which a text's column wraps
 
 PREAMBLE = (r"\usepackage{booktabs}", r"\usepackage{array}", r"\usepackage{graphicx}")
@@ -126,9 +126,10 @@ def floats(table: Cells) -> list[str]:
     """Table floats. One that is too long for a page becomes several; one that is wider than the
     text is scaled down to it. Notes stand below the last float or, if they are many, after it."""
     per_line, _ = _wrapped(table)
-    parts = _pages([max(1, -(-letters // per_line)) for letters in table.letters])
-    length = sum(-(-len(note) // _NOTE_LETTERS) for note in table.notes)
-    within = length <= NOTE_LINES
+    lines = [max(1, -(-longest // per_line)) for longest in table.letters]
+    over = max(0, _lines(table.caption, _CAPTION_LETTERS) - CAPTION_LINES)
+    parts = _pages(lines, PAGE_ROWS - over)
+    within = sum(_lines(note, _NOTE_LETTERS) for note in table.notes) <= NOTE_LINES
     made = [_float(table, start, end, number, len(parts), within)
             for number, (start, end) in enumerate(parts)]  # fmt: skip
     if table.notes and not within:
@@ -144,18 +145,28 @@ def wraps(texts: Sequence[str]) -> bool:
 
 def _wrapped(table: Cells) -> tuple[int, str]:
     """Letters on a line of a wrapped column, and its width: one alone gets more room."""
-    return (60, "9.2cm") if list(table.align).count("w") == 1 else (30, "4.6cm")
+    return (56, "9.2cm") if list(table.align).count("w") == 1 else (27, "4.6cm")
 
 
-def _pages(lines: Sequence[int]) -> list[tuple[int, int]]:
-    """Ranges of rows that fit on a page each; one, empty, for no rows."""
+def _pages(lines: Sequence[int], room: int) -> list[tuple[int, int]]:
+    """Ranges of rows that fit on a page each, the first with ``room`` lines; one, empty, for no
+    rows."""
     parts, start, used = [], 0, 0
     for row, count in enumerate(lines):
-        if used and used + count > PAGE_ROWS:
+        if used and used + count > room:
             parts.append((start, row))
-            start, used = row, 0
+            start, used, room = row, 0, PAGE_ROWS
         used += count
     return [*parts, (start, len(lines))]
+
+
+def letters(plain: str) -> int:
+    """How many letters a text has when it is set; those spelled as code points have many."""
+    return len(re.sub(r"\\hspace\{0pt\}|\\\w+|[{}$\\]", "", escape(plain)))
+
+
+def _lines(plain: str, per_line: int) -> int:
+    return -(-letters(plain) // per_line)
 
 
 def _float(table: Cells, start: int, end: int, part: int, parts: int, notes_within: bool) -> str:

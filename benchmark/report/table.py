@@ -194,7 +194,7 @@ class Table:
         align = ["w" if latex.wraps(of_column) else "l" if column.format is text else "r"
                  for column, of_column in zip(self.columns, texts, strict=True)]  # fmt: skip
         wrapped = [column for column, kind in zip(texts, align, strict=True) if kind == "w"]
-        letters = [max(map(len, row)) for row in zip(*wrapped, strict=True)]
+        letters = [max(map(latex.letters, row)) for row in zip(*wrapped, strict=True)]
         header = [markup.escape(column.header) for column in self.columns]
         table = latex.Cells(
             self.name, header, align, self.cells(markup), letters or [0] * len(self.frame),
