@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmark import store
 from benchmark.errors import UserError
 from benchmark.guard import guard
+from benchmark.report.damage import check_run, unreadable
 from benchmark.report.render import render
 from benchmark.store import StoredRun
 
@@ -24,10 +25,31 @@ def collect(folders: Sequence[Path]) -> tuple[list[StoredRun], list[str]]:
     for folder in folders:
         try:
             if store.is_done(folder):
-                runs.append(StoredRun(folder, store.read_run_json(folder) or {}))
+                run = StoredRun(folder, store.read_run_json(folder) or {})
+                check_run(run)
+                runs.append(run)
         except UserError as error:
             problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{folder} cannot be read ({error}); delete it and run the cell again")
     return runs, problems
+
+
+def render_readable(
+    runs: list[StoredRun], out: Path, title: str, command: str, order: list[str],
+    problems: list[str],
+) -> Path:  # fmt: skip
+    """``render``, but runs that cannot be aggregated even alone are left out, and a line each is
+    added to ``problems``: one bad run does not cost the report of the others."""
+    try:
+        return render(runs, out, title, command, order, problems)
+    except (UserError, ValueError, KeyError, TypeError, OSError):
+        bad = unreadable(runs)
+        if not bad:
+            raise
+        problems += bad.values()
+        kept = [run for run in runs if run.folder not in bad]
+        return render(kept, out, title, command, order, problems)
 
 
 def folders_below(root: Path) -> list[Path]:
@@ -54,8 +76,9 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
             raise UserError(f"unknown option {next(iter(options))}; overrides need experiment=")
         runs, problems = collect(folders_below(Path(root or "results")))
         order = method_order()
-        return render(runs, Path(out or "reports/all"), "All stored runs", command, order,
-                      problems), problems  # fmt: skip
+        index = render_readable(runs, Path(out or "reports/all"), "All stored runs", command, order,
+                                problems)  # fmt: skip
+        return index, problems
     from benchmark.experiment import plan
 
     options.pop("experiment")
@@ -66,9 +89,9 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     notes = [f"{missing} of the {len(cells)} cells of {experiment} are not finished"]
     order = list(dict.fromkeys(cell.settings.method_name for cell in cells))
     folder = Path(out) if out else cells[0].settings.reports / experiment
-    index = render(runs, folder, f"Experiment {experiment}", command, order,
-                   problems + (notes if missing else []))  # fmt: skip
-    return index, problems
+    lines = (notes if missing else []) + problems
+    index = render_readable(runs, folder, f"Experiment {experiment}", command, order, lines)
+    return index, [line for line in lines if line not in notes]
 
 
 def method_order() -> list[str]:

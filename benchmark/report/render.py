@@ -12,10 +12,17 @@ from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
 from benchmark.report import diagnostics, figures, tables
 from benchmark.report.aa import aa_table
+from benchmark.report.ablation import ablation_table
 from benchmark.report.audit import audit_table
+from benchmark.report.baselines import baseline_table
+from benchmark.report.datasets import dataset_table
 from benchmark.report.drawing import Drawing, save
+from benchmark.report.efficiency import efficiency_table
+from benchmark.report.latex import PREAMBLE
 from benchmark.report.provenance import protocol_line, provenance_rows, sanity_lines
+from benchmark.report.reported import reported_table
 from benchmark.report.table import Markdown, Table, one_line
+from benchmark.report.verdicts import summary_paragraph, verdict_table
 from benchmark.store import StoredRun, write_text
 
 #: Tables that the index shows in full; the others are linked.
@@ -51,7 +58,7 @@ def render(
         raise UserError(f"no finished runs to report{why}; run the benchmark first")
     results = list(aggregate(runs, method_order).values())
     sections = [_section(result, out, command) for result in results]
-    datasets = tables.dataset_table(results)
+    datasets = dataset_table(results)
     _write_table(datasets, out, command)
     write_text(out / "tables" / "all.tex", _latex_document(sections, datasets, title, command))
     lines = [
@@ -77,6 +84,7 @@ class _Section:
         markup = Markdown()
         lines = [f"## {markup.escape(result.heading)}", "", protocol_line(result), ""]
         lines += [f"    {line}" for line in sanity_lines(result)] + [""]
+        lines += [markup.escape(summary_paragraph(result)), ""]
         for table in made:
             heading = table.name.removeprefix(f"{result.dataset}-").capitalize()
             lines += [f"### {heading}", ""]
@@ -96,8 +104,9 @@ class _Section:
 
 def _section(result: DatasetResults, out: Path, command: str) -> _Section:
     candidates = [
-        tables.overall_table(result), tables.reported_table(result), tables.pairwise_table(result),
-        diagnostics.codes_table(result), diagnostics.efficiency_table(result),
+        tables.overall_table(result), reported_table(result), verdict_table(result),
+        baseline_table(result), ablation_table(result), tables.pairwise_table(result),
+        diagnostics.codes_table(result), efficiency_table(result),
         diagnostics.training_table(result), audit_table(result), aa_table(result),
     ]  # fmt: skip
     made = [table for table in candidates if table is not None]
@@ -143,7 +152,7 @@ def _latex_document(sections: Sequence[_Section], datasets: Table, title: str, c
     lines = [
         f"% Made by: {one_line(command)}", f"% {' '.join(title.split())}",
         "% Compile in this folder: pdflatex all.tex", r"\documentclass[a4paper]{article}",
-        r"\usepackage[landscape,margin=1cm]{geometry}", r"\usepackage{booktabs}",
+        r"\usepackage[landscape,margin=1cm]{geometry}", *PREAMBLE,
         r"\begin{document}", *(rf"\input{{{name}.tex}}\clearpage" for name in names),
         r"\end{document}",
     ]  # fmt: skip
