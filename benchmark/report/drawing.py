@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,24 @@ FORMATS = ("png", "pdf")
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A finished figure, the name of its files, and what readers must know to read it."""
+    """A finished figure, the name of its files, and what readers must know to read it.
+
+    Attributes:
+        name: of the files, without an ending.
+        caption: what is drawn, of how many users and seeds, and what lines, bands and marks are.
+        alt: one sentence for those who cannot see the figure, on what is to be seen in it; the
+            caption's first sentence where none is given.
+    """
 
     name: str
     figure: Figure
     caption: str
+    alt: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.alt:
+            first = re.split(r"(?<=\.)\s", self.caption, maxsplit=1)[0]
+            object.__setattr__(self, "alt", first or self.name)
 
 
 @contextmanager
