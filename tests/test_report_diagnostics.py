@@ -11,7 +11,7 @@ import pytest
 
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.report.code_map import code_grid, grid_shape
-from benchmark.report.codes import CodeUse, code_use
+from benchmark.report.codes import CodeUse, code_use, gini
 from benchmark.report.diagnostics import (
     codes_table,
     efficiency_table,
@@ -40,6 +40,22 @@ def test_code_use_by_hand(tmp_path: Path) -> None:
     assert use.perplexity == pytest.approx([math.exp(entropy), 2 ** (1.5)])
     # N/K = 1: |3-1| + 1 + 1 + 0 = 4, |0-1| + |2-1| + 0 + 0 = 2, over 2N = 8.
     assert use.balance == pytest.approx([1 - 4 / 8, 1 - 2 / 8])
+    # Rising [0, 0, 1, 3] and [0, 1, 1, 2], weights -3, -1, 1, 3, over K N = 16.
+    assert use.gini == pytest.approx([10 / 16, 6 / 16])
+
+
+def test_gini_by_hand() -> None:
+    assert gini(np.array([5, 5, 5, 5])) == 0
+    assert gini(np.array([0, 0, 12, 0])) == 0.75  # 1 - 1/K
+    # (-3 x 0 - 1 x 1 + 1 x 1 + 3 x 2) / (4 x 4)
+    assert gini(np.array([2, 1, 0, 1])) == 6 / 16
+    counts = np.arange(7) ** 2
+    pairs = np.abs(counts[:, None] - counts[None, :]).mean()  # the mean-difference form
+    assert gini(counts) == pytest.approx(pairs / (2 * counts.mean()))
+    assert gini(np.zeros(3, dtype=np.int64)) == 0
+    for bad in ([], [-1, 2]):
+        with pytest.raises(ValueError, match="at least one count"):
+            gini(np.array(bad, dtype=np.int64))
 
 
 def test_inflation_by_hand(tmp_path: Path) -> None:
