@@ -1,20 +1,35 @@
-"""A finished figure and how it is written: the same bytes for the same input."""
+"""What all figures share: a finished figure and how it is written, looks, legends, words.
+
+Equal input gives equal bytes: no dates in the files, no state shared through pyplot, and the
+package's own style sheet on matplotlib's defaults, whatever the user's settings.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.style
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from benchmark.aggregate import MethodRuns
 from benchmark.store import atomic
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 FORMATS = ("png", "pdf")
+WIDTH = 7.0  # inches: what a page of print has, so that sizes of type are what the style says
+INCHES_A_LETTER = 0.062  # of legends and labels, with room to spare
+LINE_HEIGHT = 0.155  # inches, of a legend's line
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +66,99 @@ def save(drawing: Drawing, folder: Path, command: str) -> list[Path]:
         "png": {"Software": None, "Comment": f"Made by: {command}"},
         "pdf": {"CreationDate": None, "Subject": f"Made by: {command}"},
     }
-    drawing.figure.draw_without_rendering()  # lays it out once, for both formats
-    drawing.figure.set_layout_engine("none")
     paths = []
-    for form in FORMATS:
-        path = folder / f"{drawing.name}.{form}"
-        with style(), atomic(path) as temporary:
-            drawing.figure.savefig(temporary, format=form, metadata=metadata[form])
-        paths.append(path)
+    with style():
+        if drawing.figure.get_layout_engine() is not None:
+            drawing.figure.draw_without_rendering()  # lays it out once, for both formats
+            drawing.figure.set_layout_engine(None)
+        for form in FORMATS:
+            path = folder / f"{drawing.name}.{form}"
+            with atomic(path) as temporary:
+                drawing.figure.savefig(temporary, format=form, metadata=metadata[form])
+            paths.append(path)
     return paths
+
+
+def new_figure(width: float, height: float, layout: Any = "constrained") -> Figure:
+    """An empty figure, in inches, with a canvas of its own; ``layout=None``: places are given."""
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour, marker and line style of a data set's method, the same in every figure."""
+    looks = list(matplotlib.rcParams["axes.prop_cycle"])
+    return dict(looks[index % len(looks)])
+
+
+def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
+    """One legend for all panels below them, where it hides no line, and make room for it."""
+    if not entries:
+        return
+    width = figure.get_figwidth()
+    longest = int(width / INCHES_A_LETTER) - 8
+    labels = [wrap(label, longest) for _, label in entries]
+    letters = max(len(line) for label in labels for line in label.splitlines())
+    columns = int(np.clip(width // (letters * INCHES_A_LETTER + 0.55), 1, 4))
+    columns = min(columns, len(entries))
+    lines = [label.count("\n") + 1 for label in labels]
+    rows = -(-len(lines) // columns)
+    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * rows * max(lines) + 0.1)
+    handles = [handle for handle, _ in entries]
+    # Labels with a leading underscore would be left out, so they are put in afterwards.
+    legend = figure.legend(
+        handles, ["."] * len(entries), loc="outside lower center", ncols=columns, handlelength=3.2
+    )
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(label)
+
+
+def wrap(text: str, width: int) -> str:
+    """Break a text into lines of at most ``width`` letters, inside a word if there is no blank."""
+    return "\n".join(textwrap.wrap(text, max(width, 1))) or text
+
+
+def plain_log(axis: Axis) -> None:
+    """Label a log axis ``0.01, 0.1, 1, 10``: no powers, which would need formulas. Between powers
+    of ten, 2 and 5 have labels where the axis spans less than two of them."""
+    low, high = axis.get_view_interval()
+    few = low > 0 and high / low < 100
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def file_names(keys: Sequence[str]) -> dict[str, str]:
+    """A part of a file name for each method's key: plain letters, no two alike."""
+    names: dict[str, str] = {}
+    for key in keys:
+        plain = re.sub(r"[^\w-]+", "-", key).strip("-") or "method"
+        name, number = plain, 2
+        while name in names.values():
+            name, number = f"{plain}-{number}", number + 1
+        names[key] = name
+    return names
+
+
+def seeds_in_words(methods: Sequence[MethodRuns]) -> str:
+    """``one seed``, ``5 seeds`` or ``1 to 5 seeds``, of each of the methods."""
+    counts = sorted({len(method.seeds) for method in methods})
+    if counts == [1]:
+        return "one seed"
+    return f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seeds"
+
+
+def extremes(values: Mapping[str, float]) -> str:
+    """``0.02 (Popularity) to 0.1 (TIGER)``: lowest and highest of values by label, at least one."""
+    low, high = min(values, key=lambda k: values[k]), max(values, key=lambda k: values[k])
+    ends = [f"{values[label]:.3g} ({label})" for label in dict.fromkeys((low, high))]
+    return " to ".join(ends)
+
+
+def cut(text: str, width: int, lines: int) -> str:
+    """``wrap``, of at most so many lines; a longer text ends with dots."""
+    wrapped = wrap(text, width).split("\n")
+    if len(wrapped) <= lines:
+        return "\n".join(wrapped)
+    return "\n".join([*wrapped[: lines - 1], wrapped[lines - 1][: width - 1] + "…"])
