@@ -120,6 +120,7 @@ def lorenz_curves(result: DatasetResults) -> Drawing | None:
     for level, axes in enumerate(row):
         axes.plot([0, 1], [0, 1], color="#777777", linewidth=0.8, scalex=False, scaley=False)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="codes, least used first (share)")
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.set_title(f"Level {level + 1}")
     row[0].set_ylabel("items on them (share)")
     legend_below(figure, entries)
@@ -161,12 +162,14 @@ def inflation(result: DatasetResults) -> Drawing | None:
     axes.plot(a, y, "o", color="#0072B2", label="the target item", markersize=5)
     for position, item, code in zip(y, a, b, strict=True):
         if item > 0:
-            axes.annotate(f"{code / item - 1:+.1%}", (code, position), xytext=(7, 0),
-                          textcoords="offset points", va="center", fontsize=7)  # fmt: skip
+            added = code / item - 1
+            words = f"{added:+.1%}" if added < 1 else f"{added:+,.0%}"
+            axes.annotate(words, (code, position), xytext=(7, 0), va="center", fontsize=7,
+                          textcoords="offset points")  # fmt: skip
     axes.set_yticks(y, labels)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, float(max(b.max(), a.max())) * 1.12 or 1)
+    axes.set_xlim(0, float(max(b.max(), a.max())) * 1.15 or 1)
     axes.set_xlabel(f"test {METRICS['ndcg'].label}@{k} on {result.dataset}, hits counted on")
     handles, names = axes.get_legend_handles_labels()
     legend_below(figure, list(zip(handles, names, strict=True))[::-1])
@@ -176,7 +179,7 @@ def inflation(result: DatasetResults) -> Drawing | None:
         f"over {len(result.users):,} users and {seeds_in_words(methods)}; per cent: what the "
         "second adds to the first."
     )
-    added = {m.label: 100 * (c / i - 1) for m, i, c in zip(methods, a, b, strict=True) if i > 0}
+    gains = {m.label: 100 * (c / i - 1) for m, i, c in zip(methods, a, b, strict=True) if i > 0}
     alt = f"{METRICS['ndcg'].label}@{k} on items and on codes"
-    alt += f"; what codes add, per cent: {extremes(added)}." if added else ": no hits."
+    alt += f"; what codes add, per cent: {extremes(gains)}." if gains else ": no hits."
     return Drawing(f"{result.dataset}-inflation", figure, caption, alt)

@@ -107,7 +107,7 @@ def code_maps(
     with style():
         levels, size = next(iter(uses.values())).counts.shape
         place = _Places(levels, len(uses), grid_shape(size), title)
-        figure = new_figure(place.width, place.height, layout=None)
+        figure = new_figure(place.width, place.height, fitted=False)
         norm = _norm(scale, top or max(int(use.counts.max()) for use in uses.values()))
         for row, (label, use) in enumerate(uses.items()):
             for level in range(levels):
@@ -176,14 +176,19 @@ def _map(axes: Axes, counts: NDArray[np.int64], norm: Normalize) -> AxesImage:
 def _colour_bar(
     figure: Figure, image: AxesImage, place: tuple[float, float, float, float], scale: Scale
 ) -> None:
-    top = int(image.norm.vmax or 1)
+    top = round(float(image.get_clim()[1] or 1))
     if scale == "log":
         steps = [t for e in range(9) for t in (10**e, 3 * 10**e)]
     else:
         steps = [int(t) for t in MaxNLocator(5, integer=True).tick_values(0, top) if t >= 1]
     # Two numbers need a sixteenth of the bar between them.
-    ticks = [t for t in steps if t < top and float(image.norm(t)) < 0.94] + [top]
+    ticks = [t for t in steps if t < top and _height(image, t) < 0.94] + [top]
     bar = figure.colorbar(image, cax=figure.add_axes(place), ticks=ticks, extend="min")
-    bar.set_label("items on a code" + (", log scale" if scale == "log" else "") + "; ×: none")
+    bar.set_label("items on a code" + (", log scale" if scale == "log" else "") + "; cross: none")
     bar.ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     bar.ax.minorticks_off()
+
+
+def _height(image: AxesImage, items: int) -> float:
+    """Where on the colour scale a number of items stands, from 0 to 1."""
+    return float(np.asarray(image.norm(np.array([items]))[0]))

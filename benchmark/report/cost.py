@@ -66,13 +66,14 @@ def cost(result: DatasetResults) -> Drawing | None:
     as powers; None where no run says how long it took."""
     k = result.headline_k
     panels = [
-        ("training, s", {m.key: s for m in result.methods if (s := training_seconds(m))}),
-        ("ranking, ms a user", {m.key: s for m in result.methods if (s := ranking_milliseconds(m))}),
+        (words, {method.key: time for method in result.methods if (time := of(method))})
+        for words, of in (("training, s (log scale)", training_seconds),
+                          ("ranking, ms a user (log scale)", ranking_milliseconds))
     ]  # fmt: skip
     known = [method for method in result.methods if any(method.key in x for _, x in panels)]
     if not known:
         return None
-    means = {key: mean_interval(values.to_numpy(dtype=np.float64))
+    means = {str(key): mean_interval(values.to_numpy(dtype=np.float64))
              for key, values in result.values("ndcg", k).items()}  # fmt: skip
     figure = new_figure(WIDTH, 2.8)
     row = figure.subplots(1, 2, sharey=True)
@@ -92,9 +93,9 @@ def cost(result: DatasetResults) -> Drawing | None:
     legend_below(figure, [(line, name) for name, line in entries.items()])
     caption = (
         f"Accuracy against cost on {result.dataset}: test {label} with its 95% t interval over "
-        f"{len(result.users):,} users (values averaged over {seeds_in_words(known)}), against "
-        "wall-clock time, mean over seeds, log scale. Grey steps: the best that can be had for "
-        f"the time. {_devices(known)}"
+        f"{len(result.users):,} users, {seeds_in_words(known)} a method, a user's values averaged "
+        "over them, against wall-clock time, mean over seeds, log scale. Grey steps: the best that "
+        f"can be had for the time. {_devices(known)}"
     )
     missing = [m.label for m in result.methods if any(m.key not in x for _, x in panels)]
     if missing:
@@ -108,7 +109,8 @@ def _point(axes: Axes, index: int, x: float, mean: Mean) -> Line2D:
     style = look(index)
     axes.vlines(x, mean.low, mean.high, color=style["color"], linewidth=0.9)
     (line,) = axes.plot([x], [mean.mean], color=style["color"], marker=style["marker"],
-                        linestyle="none", markersize=6, markeredgecolor="white")  # fmt: skip
+                        linestyle="none", markersize=6, markeredgecolor="white",
+                        markeredgewidth=0.3, zorder=3)  # fmt: skip
     return line
 
 
@@ -140,8 +142,17 @@ def _devices(methods: list[MethodRuns]) -> str:
 def _alt(
     methods: list[MethodRuns], times: dict[str, float], means: dict[str, Mean], label: str
 ) -> str:
-    """One sentence: method by method, what it takes and what it gives."""
-    said = [f"{m.label} {means[m.key].mean:.3g}"
-            + (f" after {times[m.key]:.3g} s of training" if m.key in times else "")
-            for m in methods]  # fmt: skip
-    return f"{label} against cost: {'; '.join(said)}."
+    """One sentence: what the best method takes, and what the cheapest gives."""
+    best = max(methods, key=lambda m: means[m.key].mean)
+    said = [
+        f"{label} against cost of {len(methods)} methods: highest {means[best.key].mean:.3g} "
+        f"({best.label})"
+        + (f" after {times[best.key]:.3g} s of training" if best.key in times else "")
+    ]
+    if times:
+        fast = min((m for m in methods if m.key in times), key=lambda m: times[m.key])
+        said.append(
+            f"least training {times[fast.key]:.3g} s ({fast.label}), which gives "
+            f"{means[fast.key].mean:.3g}"
+        )
+    return "; ".join(said) + "."

@@ -20,6 +20,7 @@ from matplotlib.artist import Artist
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmark.aggregate import MethodRuns
@@ -28,7 +29,7 @@ from benchmark.store import atomic
 STYLE = Path(__file__).with_name("style.mplstyle")
 FORMATS = ("png", "pdf")
 WIDTH = 7.0  # inches: what a page of print has, so that sizes of type are what the style says
-INCHES_A_LETTER = 0.062  # of legends and labels, with room to spare
+INCHES_A_LETTER = 0.057  # of legends and labels, with room to spare
 LINE_HEIGHT = 0.155  # inches, of a legend's line
 
 
@@ -79,9 +80,11 @@ def save(drawing: Drawing, folder: Path, command: str) -> list[Path]:
     return paths
 
 
-def new_figure(width: float, height: float, layout: Any = "constrained") -> Figure:
-    """An empty figure, in inches, with a canvas of its own; ``layout=None``: places are given."""
-    figure = Figure(figsize=(width, height), layout=layout)
+def new_figure(width: float, height: float, fitted: bool = True) -> Figure:
+    """An empty figure, in inches, with a canvas of its own; ``fitted``: matplotlib finds out where
+    everything goes."""
+    engine = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05) if fitted else None
+    figure = Figure(figsize=(width, height), layout=engine)
     FigureCanvasAgg(figure)
     return figure
 
@@ -121,10 +124,11 @@ def wrap(text: str, width: int) -> str:
 
 def plain_log(axis: Axis) -> None:
     """Label a log axis ``0.01, 0.1, 1, 10``: no powers, which would need formulas. Between powers
-    of ten, 2 and 5 have labels where the axis spans less than two of them."""
+    of ten there are labels where the axis spans few of them."""
     low, high = axis.get_view_interval()
-    few = low > 0 and high / low < 100
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    decades = np.log10(high / low) if 0 < low < high else 1.0
+    between = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0) if decades < 4 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=between))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

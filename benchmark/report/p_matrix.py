@@ -19,7 +19,7 @@ from benchmark.report.drawing import Drawing, cut, new_figure, seeds_in_words
 from benchmark.report.tables import ALPHA, compared
 from benchmark.significance import TESTS, is_significant, name_tests
 
-LOWEST = 1e-4  # where the colour scale ends: no p-value of 10,000 sign flips is below it
+LOWEST = 0.001  # where the colour scale ends; with 10,000 sign flips few pairs get below it
 FOUND, BY_USERS = "●", "○"
 _LETTERS = 28  # of a name in front of its row
 
@@ -71,10 +71,10 @@ def p_matrix(result: DatasetResults) -> Drawing | None:
     pairs = all_pairs(frame, keys)
     n = len(keys)
     cell = 0.42 if n > 6 else 0.5
-    left, top, right, bottom = 1.95, 0.3, 0.85, 0.1
+    left, top, right, bottom = 1.95, 0.3, 1.0, 0.1
     side = n * cell
     width, height = left + side + right, max(top + side + bottom, 1.6)
-    figure = new_figure(width, height, layout=None)
+    figure = new_figure(width, height, fitted=False)
     low = (height - top - side) / height
     axes = figure.add_axes((left / width, low, side / width, side / height))
     _fill(axes, pairs, LogNorm(LOWEST, 1), cell)
@@ -85,12 +85,11 @@ def p_matrix(result: DatasetResults) -> Drawing | None:
     bar_low = max(height - top - bar_height - max(side - bar_height, 0) / 2, 0.1) / height
     _colour_bar(figure, ((left + side + 0.15) / width, bar_low, 0.12 / width, bar_height / height))
     label = f"{METRICS['ndcg'].label}@{k}"
-    seeds = seeds_in_words(result.methods)
     caption = (
         f"All pairs of methods on {result.dataset}, {label}, paired by user (n = "
-        f"{len(result.users):,} users, values averaged over {seeds}). Below the diagonal: the "
-        f"largest p-value of {name_tests(len(frame))}, after Holm's correction over the "
-        f"{len(frame)} pairs. Above it: {label} of the row's method minus that of the column's, "
+        f"{len(result.users):,}), {seeds_in_words(result.methods)} a method, a user's values "
+        "averaged over them. Below the diagonal: the largest p-value of "
+        f"{name_tests(len(frame))}, after Holm's correction over the {len(frame)} pairs. Above it: {label} of the row's method minus that of the column's, "
         f"times 100. {FOUND}: found (every p < {ALPHA}, and the seed-aware interval agrees); "
         f"{BY_USERS}: every p < {ALPHA}, by users only."
     )
@@ -115,9 +114,9 @@ def _fill(axes: Axes, pairs: Pairs, norm: LogNorm, cell: float) -> None:
         mark = str(pairs.mark[i, j])
         if i > j:
             text = f"{_short(pairs.p[i, j])}\n{mark}" if mark else _short(pairs.p[i, j])
-            colour = "white" if float(norm(shown[i, j])) < 0.55 else "black"
+            colour = "white" if float(norm(shown[i, j])) < 0.45 else "black"
         else:
-            text = f"{100 * pairs.difference[i, j]:+.2f}"
+            text = f"{100 * pairs.difference[i, j]:+.2f}".replace("-", "\N{MINUS SIGN}")
             colour = "black" if mark else "#666666"
         axes.text(j + 0.5, i + 0.5, text if numbers else mark, color=colour, ha="center",
                   va="center", fontsize=5.5 if cell < 0.5 else 6.5, linespacing=0.95,
@@ -130,9 +129,9 @@ def _fill(axes: Axes, pairs: Pairs, norm: LogNorm, cell: float) -> None:
 
 def _colour_bar(figure: Figure, place: tuple[float, float, float, float]) -> None:
     image = ScalarMappable(LogNorm(LOWEST, 1), matplotlib.colormaps["cividis"])
-    ticks = [1, ALPHA, 0.01, 0.001, LOWEST]
+    ticks = [1, 0.3, ALPHA, 0.01, LOWEST]
     bar = figure.colorbar(image, cax=figure.add_axes(place), ticks=ticks)
-    bar.ax.set_yticks(ticks, ["1", f"{ALPHA:g}", "0.01", "0.001", f"≤ {LOWEST:.4f}"])
+    bar.ax.set_yticks(ticks, ["1", "0.3", f"{ALPHA:g}", "0.01", f"≤{LOWEST:g}"])
     bar.ax.minorticks_off()
     bar.ax.axhline(ALPHA, color="white", linewidth=1.2)
     bar.set_label("largest corrected p")

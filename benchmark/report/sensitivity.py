@@ -199,8 +199,11 @@ def _names(group: Sequence[Sweep]) -> list[str]:
     for sweep in group:
         name = str(sweep.methods[0].runs[0].info.get("method_label") or sweep.methods[0].method)
         others = [s.fixed for s in group if s.methods[0].method == sweep.methods[0].method]
-        keys = [key for key in sweep.fixed
-                if len({json.dumps(fixed.get(key), default=str) for fixed in others}) > 1]  # fmt: skip
+        keys = [
+            key
+            for key in sweep.fixed
+            if len({json.dumps(other.get(key), default=str) for other in others}) > 1
+        ]
         told = [f"{key.rsplit('.', 1)[-1]} = {sweep.fixed[key]}" for key in keys[:3]]
         names.append(f"{name} ({', '.join(told)})" if told else name)
     return names
