@@ -118,7 +118,7 @@ def lorenz_curves(result: DatasetResults) -> Drawing | None:
         words = " / ".join(f"{value:.2f}" for value in mean)
         entries.append((line, f"{method.label}: Gini {words}"))
     for level, axes in enumerate(row):
-        axes.plot([0, 1], [0, 1], color="#777777", linewidth=0.8, scalex=False, scaley=False)
+        axes.axline((0, 0), (1, 1), color="#777777", linewidth=0.8)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="codes, least used first (share)")
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.set_title(f"Level {level + 1}")

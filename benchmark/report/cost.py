@@ -121,7 +121,8 @@ def _front(axes: Axes, points: list[tuple[float, float]]) -> None:
         if not best or y > best[-1][1]:
             best.append((x, y))
     if len(best) > 1:
-        axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=0.8, zorder=0)
+        axes.step(*zip(*best, strict=True), where="post", color="#999999",
+                  linewidth=0.8, zorder=0, marker="None", linestyle="-")  # fmt: skip
 
 
 def _devices(methods: list[MethodRuns]) -> str:
