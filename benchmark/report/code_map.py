@@ -191,4 +191,4 @@ def _colour_bar(
 
 def _height(image: AxesImage, items: int) -> float:
     """Where on the colour scale a number of items stands, from 0 to 1."""
-    return float(np.asarray(image.norm(np.array([items]))[0]))
+    return float(np.asarray(image.norm(np.array([items], dtype=np.float64)))[0])

@@ -109,7 +109,7 @@ def _point(axes: Axes, index: int, x: float, mean: Mean) -> Line2D:
     style = look(index)
     axes.vlines(x, mean.low, mean.high, color=style["color"], linewidth=0.9)
     (line,) = axes.plot([x], [mean.mean], color=style["color"], marker=style["marker"],
-                        linestyle="none", markersize=6, markeredgecolor="white",
+                        linestyle="none", markersize=1.3 * style["markersize"], markeredgecolor="white",
                         markeredgewidth=0.3, zorder=3)  # fmt: skip
     return line
 

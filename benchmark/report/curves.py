@@ -176,7 +176,7 @@ def _curve(
     (line,) = axes.plot(x, np.where(whole, mean, np.nan), **style)
     if not whole.all():
         joined = ~whole | np.append(~whole[1:], False)  # from the last point of the thick line
-        style |= {"linewidth": 0.6, "markersize": 2.5}
+        style |= {"linewidth": 0.6, "markersize": 0.6 * style["markersize"]}
         axes.plot(x, np.where(joined, mean, np.nan), **style)
     if len(method.runs) > 1:
         axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)

@@ -92,7 +92,10 @@ def new_figure(width: float, height: float, fitted: bool = True) -> Figure:
 def look(index: int) -> dict[str, Any]:
     """Colour, marker and line style of a data set's method, the same in every figure."""
     looks = list(matplotlib.rcParams["axes.prop_cycle"])
-    return dict(looks[index % len(looks)])
+    found = dict(looks[index % len(looks)])
+    size = float(matplotlib.rcParams["lines.markersize"])
+    found["markersize"] = 1.5 * size if found["marker"] == "*" else size  # a star is mostly air
+    return found
 
 
 def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmark.aggregate import DatasetResults
 from benchmark.metrics import METRICS
-from benchmark.report.drawing import Drawing, cut, new_figure, seeds_in_words
+from benchmark.report.drawing import INCHES_A_LETTER, Drawing, cut, new_figure, seeds_in_words
 from benchmark.report.tables import ALPHA, compared
 from benchmark.significance import TESTS, is_significant, name_tests
 
@@ -71,7 +71,8 @@ def p_matrix(result: DatasetResults) -> Drawing | None:
     pairs = all_pairs(frame, keys)
     n = len(keys)
     cell = 0.42 if n > 6 else 0.5
-    left, top, right, bottom = 1.95, 0.3, 1.0, 0.1
+    letters = max(len(line) for name in labels for line in name.splitlines())
+    left, top, right, bottom = 0.4 + INCHES_A_LETTER * letters, 0.3, 1.0, 0.1
     side = n * cell
     width, height = left + side + right, max(top + side + bottom, 1.6)
     figure = new_figure(width, height, fitted=False)
@@ -89,8 +90,9 @@ def p_matrix(result: DatasetResults) -> Drawing | None:
         f"All pairs of methods on {result.dataset}, {label}, paired by user (n = "
         f"{len(result.users):,}), {seeds_in_words(result.methods)} a method, a user's values "
         "averaged over them. Below the diagonal: the largest p-value of "
-        f"{name_tests(len(frame))}, after Holm's correction over the {len(frame)} pairs. Above it: {label} of the row's method minus that of the column's, "
-        f"times 100. {FOUND}: found (every p < {ALPHA}, and the seed-aware interval agrees); "
+        f"{name_tests(len(frame))}, after Holm's correction over the {len(frame)} pairs. "
+        f"Above it: {label} of the row's method minus that of the column's, times 100. "
+        f"{FOUND}: found (every p < {ALPHA}, and the seed-aware interval agrees); "
         f"{BY_USERS}: every p < {ALPHA}, by users only."
     )
     upper = pairs.mark[np.triu_indices(n, 1)]

@@ -137,13 +137,16 @@ def sensitivity(result: DatasetResults) -> Drawing | None:
     label = f"{METRICS['ndcg'].label}@{result.headline_k}"
     for axes, (parameter, group) in zip(grid.ravel(), shown.items(), strict=False):
         for sweep, name in zip(group, _names(group), strict=True):
-            line, middle = _draw(axes, sweep, result)
+            line, middle = _draw(axes, sweep, result, look(_place(entries, name)))
             entries.setdefault(name, line)
             means |= {f"{name}, {parameter.rsplit('.', 1)[-1]} = {value:g}": mean
                       for value, mean in zip(sweep.values, middle, strict=True)}  # fmt: skip
             base = reference(sweep, configs)
             if base is not None and all(s.methods[0].method != TWO_STAGE for s in group):
-                entries.setdefault(f"{base.label}, frozen IDs", _baseline(axes, base, result))
+                name = f"{_label(base)}, frozen IDs"
+                height = float(np.mean(_seed_means(base, result)))
+                style = look(_place(entries, name)) | {"marker": "None", "linewidth": 1.0}
+                entries.setdefault(name, axes.axhline(height, **style))
         _dress(axes, parameter, group)
     for axes in grid.ravel()[len(shown) :]:
         axes.set_axis_off()
@@ -162,21 +165,27 @@ def sensitivity(result: DatasetResults) -> Drawing | None:
                    f"{label} by setting: {extremes(means)}.")  # fmt: skip
 
 
-def _draw(axes: Axes, sweep: Sweep, result: DatasetResults) -> tuple[Line2D, list[float]]:
+def _place(entries: Mapping[str, Line2D], name: str) -> int:
+    """The place of a name in the legend, which decides its look in every panel."""
+    names = list(entries)
+    return names.index(name) if name in names else len(names)
+
+
+def _label(method: MethodRuns) -> str:
+    """The method's label without the hash that tells its settings apart."""
+    return str(method.runs[0].info.get("method_label") or method.method)
+
+
+def _draw(
+    axes: Axes, sweep: Sweep, result: DatasetResults, style: dict[str, Any]
+) -> tuple[Line2D, list[float]]:
     """One line of means with bars over seeds."""
     by_seed = [_seed_means(method, result) for method in sweep.methods]
     middle = [float(np.mean(values)) for values in by_seed]
-    index = [method.key for method in result.methods].index(sweep.methods[0].key)
-    (line,) = axes.plot(sweep.values, middle, **look(index))
+    (line,) = axes.plot(sweep.values, middle, **style)
     axes.vlines(sweep.values, [min(v) for v in by_seed], [max(v) for v in by_seed],
                 color=line.get_color(), linewidth=0.9)  # fmt: skip
     return line, middle
-
-
-def _baseline(axes: Axes, method: MethodRuns, result: DatasetResults) -> Line2D:
-    index = [other.key for other in result.methods].index(method.key)
-    style = look(index) | {"marker": "None", "linewidth": 1.0}
-    return axes.axhline(float(np.mean(_seed_means(method, result))), **style)
 
 
 def _seed_means(method: MethodRuns, result: DatasetResults) -> list[float]:
@@ -197,7 +206,7 @@ def _names(group: Sequence[Sweep]) -> list[str]:
     """A name for each sweep of a panel: the method's, with what tells it from its namesakes."""
     names = []
     for sweep in group:
-        name = str(sweep.methods[0].runs[0].info.get("method_label") or sweep.methods[0].method)
+        name = _label(sweep.methods[0])
         others = [s.fixed for s in group if s.methods[0].method == sweep.methods[0].method]
         keys = [
             key
