@@ -108,9 +108,9 @@ def cost(result: DatasetResults) -> Drawing | None:
 def _point(axes: Axes, index: int, x: float, mean: Mean) -> Line2D:
     style = look(index)
     axes.vlines(x, mean.low, mean.high, color=style["color"], linewidth=0.9)
-    (line,) = axes.plot([x], [mean.mean], color=style["color"], marker=style["marker"],
-                        linestyle="none", markersize=1.3 * style["markersize"], markeredgecolor="white",
-                        markeredgewidth=0.3, zorder=3)  # fmt: skip
+    style |= {"linestyle": "none", "markersize": 1.3 * style["markersize"]}
+    (line,) = axes.plot([x], [mean.mean], **style, markeredgecolor="white", markeredgewidth=0.3,
+                        zorder=3)  # fmt: skip
     return line
 
 

@@ -159,6 +159,8 @@ def seeds_in_words(methods: Sequence[MethodRuns]) -> str:
 def extremes(values: Mapping[str, float]) -> str:
     """``0.02 (Popularity) to 0.1 (TIGER)``: lowest and highest of values by label, at least one."""
     low, high = min(values, key=lambda k: values[k]), max(values, key=lambda k: values[k])
+    if values[low] == values[high] and len(values) > 1:
+        return f"{values[low]:.3g} (all)"
     ends = [f"{values[label]:.3g} ({label})" for label in dict.fromkeys((low, high))]
     return " to ".join(ends)
 

@@ -143,10 +143,10 @@ def sensitivity(result: DatasetResults) -> Drawing | None:
                       for value, mean in zip(sweep.values, middle, strict=True)}  # fmt: skip
             base = reference(sweep, configs)
             if base is not None and all(s.methods[0].method != TWO_STAGE for s in group):
-                name = f"{_label(base)}, frozen IDs"
+                frozen = f"{_label(base)}, frozen IDs"
                 height = float(np.mean(_seed_means(base, result)))
-                style = look(_place(entries, name)) | {"marker": "None", "linewidth": 1.0}
-                entries.setdefault(name, axes.axhline(height, **style))
+                style = look(_place(entries, frozen)) | {"marker": "None", "linewidth": 1.0}
+                entries.setdefault(frozen, axes.axhline(height, **style))
         _dress(axes, parameter, group)
     for axes in grid.ravel()[len(shown) :]:
         axes.set_axis_off()
