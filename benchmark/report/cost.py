@@ -56,6 +56,11 @@ def ranking_milliseconds(method: MethodRuns) -> float | None:
     ])  # fmt: skip
 
 
+def _has_outlier(seconds: dict[str, float]) -> bool:
+    """Whether a count of items, over in a blink, would push all trainings into a corner."""
+    return min(seconds.values(), default=1.0) < 0.1 and max(seconds.values(), default=0.0) > 10
+
+
 def _positive(values: list[float]) -> float | None:
     mean = float(np.mean(values)) if values else 0.0
     return mean if mean > 0 else None
@@ -75,10 +80,12 @@ def cost(result: DatasetResults) -> Drawing | None:
         return None
     means = {str(key): mean_interval(values.to_numpy(dtype=np.float64))
              for key, values in result.values("ndcg", k).items()}  # fmt: skip
+    floor = 1.0 if _has_outlier(panels[0][1]) else 0.0
+    drawn = [{key: max(time, floor) for key, time in panels[0][1].items()}, panels[1][1]]
     figure = new_figure(WIDTH, 2.8)
     row = figure.subplots(1, 2, sharey=True)
     entries: dict[str, Line2D] = {}
-    for axes, (words, times) in zip(row, panels, strict=True):
+    for axes, (words, _), times in zip(row, panels, drawn, strict=True):
         for index, method in enumerate(result.methods):
             if method.key in times:
                 entries[method.label] = _point(axes, index, times[method.key], means[method.key])
@@ -97,6 +104,8 @@ def cost(result: DatasetResults) -> Drawing | None:
         "over them, against wall-clock time, mean over seeds, log scale. Grey steps: the best that "
         f"can be had for the time. {_devices(known)}"
     )
+    if floor:
+        caption += f" Training of less than {floor:g} s is drawn at {floor:g} s."
     missing = [m.label for m in result.methods if any(m.key not in x for _, x in panels)]
     if missing:
         caption += f" Without a time that was measured: {'; '.join(missing)}."

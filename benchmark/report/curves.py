@@ -95,7 +95,7 @@ def noise_history(result: DatasetResults) -> Drawing | None:
         "level's best two logits over the noise, levels with noise only)",
         [Panel("sigma", "sigma"), Panel("hot_share", "hot codes (share)"),
          Panel("noise_scale", "noise scale, mean over codes"),
-         Panel("noise/flipped", "codes changed by noise (share)"),
+         Panel("noise/flipped", "changed by noise (share)"),
          Panel("snr", "signal to noise", log=True), Panel("tau", "temperature tau")],
     )  # fmt: skip
 
@@ -104,14 +104,14 @@ def _panels(
     result: DatasetResults, name: str, what: str, panels: Sequence[Panel], height: float = 2.2,
     share_y: bool = False, of: str = "",
 ) -> Drawing | None:  # fmt: skip
-    """Panels that have anything to show, up to three in a row; None where none has.
+    """Panels that show more than zeros, up to three in a row; None where none does.
 
     Args:
         what: the caption's first words.
         of: what all panels show, in front of each panel's own label.
     """
     found = [(panel, _histories(result, panel)) for panel in panels]
-    shown = [(panel, lines) for panel, lines in found if lines]
+    shown = [(panel, lines) for panel, lines in found if _top(lines) > 0]
     if not shown:
         return None
     columns = min(3 if len(shown) != 4 else 2, len(shown))
@@ -185,7 +185,7 @@ def _curve(
 
 def _dress(axes: Axes, panel: Panel, of: str, top: float) -> None:
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     if of:
         axes.set_title(panel.label)
         axes.set_ylabel(of if axes.get_subplotspec().is_first_col() else "")  # type: ignore[union-attr]
@@ -200,9 +200,10 @@ def _dress(axes: Axes, panel: Panel, of: str, top: float) -> None:
 
 
 def _top(lines: dict[int, dict[int, list[float]]]) -> float:
-    """The highest value of any seed, 1 where none is above 0."""
-    top = max(max(values) for by_epoch in lines.values() for values in by_epoch.values())
-    return top if top > 0 else 1.0
+    """The highest value of any seed; 0 where none is above 0."""
+    values = [value for by_epoch in lines.values() for found in by_epoch.values()
+              for value in found]  # fmt: skip
+    return max(values, default=0.0)
 
 
 def _ends(result: DatasetResults, lines: dict[int, dict[int, list[float]]]) -> str:

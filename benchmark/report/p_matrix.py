@@ -20,7 +20,9 @@ from benchmark.report.tables import ALPHA, compared
 from benchmark.significance import TESTS, is_significant, name_tests
 
 LOWEST = 0.001  # where the colour scale ends; with 10,000 sign flips few pairs get below it
+COLOURS = "Blues_r"  # dark is small: what is not found fades into the paper
 FOUND, BY_USERS = "●", "○"
+NUMBERS = 16  # methods up to which cells have room for numbers
 _LETTERS = 28  # of a name in front of its row
 
 
@@ -70,7 +72,7 @@ def p_matrix(result: DatasetResults) -> Drawing | None:
     labels = [cut(result.labels[key], _LETTERS, 2) for key in keys]
     pairs = all_pairs(frame, keys)
     n = len(keys)
-    cell = 0.42 if n > 6 else 0.5
+    cell = 0.5 if n <= 6 else 0.42 if n <= NUMBERS else 0.25
     letters = max(len(line) for name in labels for line in name.splitlines())
     left, top, right, bottom = 0.4 + INCHES_A_LETTER * letters, 0.3, 1.0, 0.1
     side = n * cell
@@ -91,7 +93,8 @@ def p_matrix(result: DatasetResults) -> Drawing | None:
         f"{len(result.users):,}), {seeds_in_words(result.methods)} a method, a user's values "
         "averaged over them. Below the diagonal: the largest p-value of "
         f"{name_tests(len(frame))}, after Holm's correction over the {len(frame)} pairs. "
-        f"Above it: {label} of the row's method minus that of the column's, times 100. "
+        f"Above it: {label} of the row's method minus that of the column's"
+        f"{', times 100' if n <= NUMBERS else ', its sign where it is found'}. "
         f"{FOUND}: found (every p < {ALPHA}, and the seed-aware interval agrees); "
         f"{BY_USERS}: every p < {ALPHA}, by users only."
     )
@@ -107,11 +110,11 @@ def p_matrix(result: DatasetResults) -> Drawing | None:
 def _fill(axes: Axes, pairs: Pairs, norm: LogNorm, cell: float) -> None:
     """Colours below the diagonal, numbers where they can be read, marks everywhere."""
     n = len(pairs.p)
-    colours = matplotlib.colormaps["cividis"]
+    colours = matplotlib.colormaps[COLOURS]
     shown = np.where(np.tri(n, k=-1, dtype=bool), np.clip(pairs.p, LOWEST, 1), np.nan)
     axes.pcolormesh(np.arange(n + 1), np.arange(n + 1), shown, cmap=colours, norm=norm,
-                    edgecolors="white", linewidth=0.5)  # fmt: skip
-    numbers = n <= 24
+                    edgecolors="#CCCCCC", linewidth=0.5)  # fmt: skip
+    numbers = n <= NUMBERS
     for i, j in zip(*np.nonzero(~np.eye(n, dtype=bool)), strict=True):
         mark = str(pairs.mark[i, j])
         if i > j:
@@ -120,7 +123,9 @@ def _fill(axes: Axes, pairs: Pairs, norm: LogNorm, cell: float) -> None:
         else:
             text = f"{100 * pairs.difference[i, j]:+.2f}".replace("-", "\N{MINUS SIGN}")
             colour = "black" if mark else "#666666"
-        axes.text(j + 0.5, i + 0.5, text if numbers else mark, color=colour, ha="center",
+        if not numbers:
+            text = mark if i > j or not mark else text[0]
+        axes.text(j + 0.5, i + 0.5, text, color=colour, ha="center",
                   va="center", fontsize=5.5 if cell < 0.5 else 6.5, linespacing=0.95,
                   fontweight="bold" if mark and i < j else "normal")  # fmt: skip
     axes.set(xlim=(0, n), ylim=(n, 0))
@@ -130,12 +135,12 @@ def _fill(axes: Axes, pairs: Pairs, norm: LogNorm, cell: float) -> None:
 
 
 def _colour_bar(figure: Figure, place: tuple[float, float, float, float]) -> None:
-    image = ScalarMappable(LogNorm(LOWEST, 1), matplotlib.colormaps["cividis"])
+    image = ScalarMappable(LogNorm(LOWEST, 1), matplotlib.colormaps[COLOURS])
     ticks = [1, 0.3, ALPHA, 0.01, LOWEST]
     bar = figure.colorbar(image, cax=figure.add_axes(place), ticks=ticks)
     bar.ax.set_yticks(ticks, ["1", "0.3", f"{ALPHA:g}", "0.01", f"≤{LOWEST:g}"])
     bar.ax.minorticks_off()
-    bar.ax.axhline(ALPHA, color="white", linewidth=1.2)
+    bar.ax.axhline(ALPHA, color="black", linewidth=0.8)
     bar.set_label("largest corrected p")
 
 
