@@ -1,7 +1,8 @@
 """Render the report from the store: ``python -m benchmark.report [experiment=quick]``.
 
 Options: ``experiment=NAME`` reports that experiment's cells only, ``store=FOLDER`` reads another
-store (such as results/published), ``out=FOLDER`` writes elsewhere; anything else is a Hydra
+store (such as results/published), ``out=FOLDER`` writes elsewhere, ``codes=linear`` colours the
+heat maps of code use by items and not by their logarithm (``codes=log``); anything else is a Hydra
 override of the experiment. Needs no torch.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from benchmark import store
 from benchmark.errors import UserError
 from benchmark.guard import guard
+from benchmark.report.code_map import Scale
 from benchmark.report.render import render
 from benchmark.store import StoredRun
 
@@ -48,6 +50,7 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     out = options.pop("out", None)
     experiment = options.get("experiment")
     root = options.pop("store", None)
+    scale = _scale(options.pop("codes", "log"))
     command = " ".join(["python -m benchmark.report", *arguments])
     if experiment is None:
         if options:
@@ -55,7 +58,7 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
         runs, problems = collect(folders_below(Path(root or "results")))
         order = method_order()
         return render(runs, Path(out or "reports/all"), "All stored runs", command, order,
-                      problems), problems  # fmt: skip
+                      problems, scale), problems  # fmt: skip
     from benchmark.experiment import plan
 
     options.pop("experiment")
@@ -67,7 +70,7 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     order = list(dict.fromkeys(cell.settings.method_name for cell in cells))
     folder = Path(out) if out else cells[0].settings.reports / experiment
     index = render(runs, folder, f"Experiment {experiment}", command, order,
-                   problems + (notes if missing else []))  # fmt: skip
+                   problems + (notes if missing else []), scale)  # fmt: skip
     return index, problems
 
 
@@ -77,6 +80,13 @@ def method_order() -> list[str]:
     return ["pop", "lightgcn", "sasrec_ce", "sasrec_bce", "tiger", "letter_tiger", "ste", "gumbel",
             "gumbel_cosine", "gumbel_tau", *variants, *(f"{name}_cached" for name in variants),
             *(f"{name}_detached" for name in variants)]  # fmt: skip
+
+
+def _scale(name: str) -> Scale:
+    scales: dict[str, Scale] = {"log": "log", "linear": "linear"}
+    if name not in scales:
+        raise UserError(f"codes={name} is no colour scale: give codes=log or codes=linear")
+    return scales[name]
 
 
 def _split(argument: str) -> tuple[str, str]:
