@@ -168,6 +168,7 @@ def test_drift_has_a_panel_a_level_on_one_scale(tmp_path: Path) -> None:
     shown = [np.asarray(axes.lines[0].get_ydata())[0] for axes in panels]
     assert shown == [0.5, 0.1, 0.4]
     assert len({axes.get_ylim() for axes in panels}) == 1
+    assert panels[0].get_ylim()[1] > 0.5  # the highest of all of them
 
 
 def test_noise_shows_what_is_logged_and_not_only_zero(tmp_path: Path) -> None:
