@@ -71,7 +71,7 @@ def cost(result: DatasetResults) -> Drawing | None:
     as powers; None where no run says how long it took."""
     k = result.headline_k
     panels = [
-        (words, {method.key: time for method in result.methods if (time := of(method))})
+        (words, {method.key: time for method in result.methods if (time := of(method)) is not None})
         for words, of in (("training, s (log scale)", training_seconds),
                           ("ranking, ms a user (log scale)", ranking_milliseconds))
     ]  # fmt: skip
