@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from benchmark.aggregate import DatasetResults, aggregate
+from benchmark.report.code_figures import heat_maps
 from benchmark.report.code_map import code_grid, grid_shape
 from benchmark.report.codes import CodeUse, code_use, gini
+from benchmark.report.curves import history
 from benchmark.report.diagnostics import (
     codes_table,
     gradient_verdict,
     training_table,
 )
 from benchmark.report.efficiency import efficiency_table
-from benchmark.report.figures import heat_maps, history
 from benchmark.report.table import is_missing
 from benchmark.store import StoredRun, write_npy
 from tests.store_fixture import LABELS, add_run, example_store
@@ -211,7 +212,7 @@ def test_heat_map_holds_every_count(tmp_path: Path) -> None:
         for level in range(3):
             image = drawing.figure.axes[level].images[0]
             limits.add(image.get_clim())
-            shown = np.expm1(np.asarray(image.get_array())).round().astype(int).ravel()
+            shown = np.asarray(image.get_array()).astype(int).ravel()
             assert shown.tolist() == use.counts[level].tolist()
             assert f"{use.used[level]} of 16 codes" in drawing.figure.axes[level].get_title()
     assert len(limits) == 1
@@ -230,7 +231,7 @@ def test_heat_map_shows_the_last_epoch_where_it_is_another(tmp_path: Path) -> No
     rows = [f"{row}, level {level}" for row in ("Chosen", "Last epoch") for level in (1, 2)]
     assert [title.splitlines()[0] for title in titles] == rows
     assert "1 of 4 codes used" in titles[2]
-    shown = np.expm1(np.asarray(drawing.figure.axes[2].images[0].get_array())).round()
+    shown = np.asarray(drawing.figure.axes[2].images[0].get_array())
     assert shown.ravel().tolist() == [0, 0, 0, 3]
 
 

@@ -1,7 +1,8 @@
 """Render the report from the store: ``python -m benchmark.report [experiment=quick]``.
 
 Options: ``experiment=NAME`` reports that experiment's cells only, ``store=FOLDER`` reads another
-store (such as results/published), ``out=FOLDER`` writes elsewhere; anything else is a Hydra
+store (such as results/published), ``out=FOLDER`` writes elsewhere, ``codes=linear`` colours the
+heat maps of code use by items and not by their logarithm (``codes=log``); anything else is a Hydra
 override of the experiment. Needs no torch.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from benchmark import store
 from benchmark.errors import UserError
 from benchmark.guard import guard
+from benchmark.report.code_map import Scale
 from benchmark.report.damage import check_run, unreadable
 from benchmark.report.render import render
 from benchmark.store import StoredRun
@@ -37,19 +39,19 @@ def collect(folders: Sequence[Path]) -> tuple[list[StoredRun], list[str]]:
 
 def render_readable(
     runs: list[StoredRun], out: Path, title: str, command: str, order: list[str],
-    problems: list[str],
+    problems: list[str], scale: Scale = "log",
 ) -> Path:  # fmt: skip
     """``render``, but runs that cannot be aggregated even alone are left out, and a line each is
     added to ``problems``: one bad run does not cost the report of the others."""
     try:
-        return render(runs, out, title, command, order, problems)
+        return render(runs, out, title, command, order, problems, scale)
     except (UserError, ValueError, KeyError, TypeError, OSError):
         bad = unreadable(runs)
         if not bad:
             raise
         problems += bad.values()
         kept = [run for run in runs if run.folder not in bad]
-        return render(kept, out, title, command, order, problems)
+        return render(kept, out, title, command, order, problems, scale)
 
 
 def folders_below(root: Path) -> list[Path]:
@@ -70,6 +72,7 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     out = options.pop("out", None)
     experiment = options.get("experiment")
     root = options.pop("store", None)
+    scale = _scale(options.pop("codes", "log"))
     command = " ".join(["python -m benchmark.report", *arguments])
     if experiment is None:
         if options:
@@ -77,7 +80,7 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
         runs, problems = collect(folders_below(Path(root or "results")))
         order = method_order()
         index = render_readable(runs, Path(out or "reports/all"), "All stored runs", command, order,
-                                problems)  # fmt: skip
+                                problems, scale)  # fmt: skip
         return index, problems
     from benchmark.experiment import plan
 
@@ -90,7 +93,7 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     order = list(dict.fromkeys(cell.settings.method_name for cell in cells))
     folder = Path(out) if out else cells[0].settings.reports / experiment
     lines = (notes if missing else []) + problems
-    index = render_readable(runs, folder, f"Experiment {experiment}", command, order, lines)
+    index = render_readable(runs, folder, f"Experiment {experiment}", command, order, lines, scale)
     return index, [line for line in lines if line not in notes]
 
 
@@ -100,6 +103,13 @@ def method_order() -> list[str]:
     return ["pop", "lightgcn", "sasrec_ce", "sasrec_bce", "tiger", "letter_tiger", "ste", "gumbel",
             "gumbel_cosine", "gumbel_tau", *variants, *(f"{name}_cached" for name in variants),
             *(f"{name}_detached" for name in variants)]  # fmt: skip
+
+
+def _scale(name: str) -> Scale:
+    scales: dict[str, Scale] = {"log": "log", "linear": "linear"}
+    if name not in scales:
+        raise UserError(f"codes={name} is no colour scale: give codes=log or codes=linear")
+    return scales[name]
 
 
 def _split(argument: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from benchmark.report.aa import aa_table
 from benchmark.report.ablation import ablation_table
 from benchmark.report.audit import audit_table
 from benchmark.report.baselines import baseline_table
+from benchmark.report.code_map import Scale
 from benchmark.report.datasets import dataset_table
 from benchmark.report.drawing import Drawing, save
 from benchmark.report.efficiency import efficiency_table
@@ -36,6 +37,7 @@ def render(
     command: str,
     method_order: list[str],
     problems: list[str],
+    scale: Scale = "log",
 ) -> Path:
     """Render the report of the runs.
 
@@ -46,6 +48,7 @@ def render(
         command: command line that makes this report; every file carries it.
         method_order: methods in the order of the tables; others follow by name.
         problems: lines on what could not be read (damaged cells); they come first in the index.
+        scale: colours of the heat maps of code use, by log(1 + items) or by items.
 
     Returns:
         The path of ``index.md``, which is written last.
@@ -57,7 +60,7 @@ def render(
         why = f" ({problems[0]})" if problems else ""
         raise UserError(f"no finished runs to report{why}; run the benchmark first")
     results = list(aggregate(runs, method_order).values())
-    sections = [_section(result, out, command) for result in results]
+    sections = [_section(result, out, command, scale) for result in results]
     datasets = dataset_table(results)
     _write_table(datasets, out, command)
     write_text(out / "tables" / "all.tex", _latex_document(sections, datasets, title, command))
@@ -97,12 +100,12 @@ class _Section:
         lines += ["### Figures", ""] if drawn else []
         for drawing in drawn:
             path = f"figures/{drawing.name}"
-            lines += [f"![{markup.escape(drawing.name)}]({path}.png)", ""]
+            lines += [f"![{markup.escape(drawing.alt)}]({path}.png)", ""]
             lines += [f"{markup.escape(drawing.caption)} {_link(path + '.pdf')}", ""]
         self.lines = lines
 
 
-def _section(result: DatasetResults, out: Path, command: str) -> _Section:
+def _section(result: DatasetResults, out: Path, command: str, scale: Scale) -> _Section:
     candidates = [
         tables.overall_table(result), reported_table(result), verdict_table(result),
         baseline_table(result), ablation_table(result), tables.pairwise_table(result),
@@ -112,7 +115,7 @@ def _section(result: DatasetResults, out: Path, command: str) -> _Section:
     made = [table for table in candidates if table is not None]
     for table in made:
         _write_table(table, out, command)
-    drawn = figures.all_drawings(result)
+    drawn = figures.all_drawings(result, scale)
     for drawing in drawn:
         save(drawing, out / "figures", command)
     return _Section(result, made, drawn)

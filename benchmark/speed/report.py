@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark.report.drawing import Drawing, save, style
+from benchmark.report.drawing import Drawing, plain_log, save, style
 from benchmark.report.table import Column, Table, fixed, integer
 from benchmark.speed.bounds import bounds_table
 from benchmark.store import write_text
@@ -206,6 +206,8 @@ def _cost(rows: Rows, part: str, name: str) -> Drawing:
             if len(known):
                 axes.plot(known[part], known[key], marker="o", label=label)
         axes.set(xscale="log", yscale="log", xlabel=part, ylabel="milliseconds")
+        plain_log(axes.xaxis)
+        plain_log(axes.yaxis)
         axes.legend()
     caption = f"Cost against the number of {part}, made-up data."
     return Drawing(name, figure, caption)
