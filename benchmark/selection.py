@@ -77,11 +77,16 @@ def collect(folders: Sequence[Path]) -> tuple[list[StoredRun], list[str]]:
 
 
 def folders_below(root: Path) -> list[Path]:
-    """Every cell's folder in a store; the published store inside it is not part of it."""
+    """Every cell's folder in a store; the published store inside it is not part of it, and neither
+    is what has a name that begins with a dot (an import that was cut)."""
     if not root.is_dir():
         raise UserError(f"no results folder {root}; run ./run_all.sh first, or name it with store=")
     found = sorted(path.parent for path in root.rglob("seed=*/run.json"))
-    return [folder for folder in found if "published" not in folder.relative_to(root).parts]
+    return [folder for folder in found if not any(map(_is_apart, folder.relative_to(root).parts))]
+
+
+def _is_apart(part: str) -> bool:
+    return part == "published" or part.startswith(".")
 
 
 def method_order() -> list[str]:
