@@ -58,6 +58,9 @@ def export(arguments: Sequence[str], progress: Progress | None = None) -> tuple[
         raise UserError("bundle= names the one file to write: leave out out= and csv=")
     overrides = [f"{key}={value}" for key, value in options.items()]
     chosen = select(experiment, overrides, root)
+    if not chosen.runs:
+        why = f" ({chosen.problems[0]})" if chosen.problems else ""
+        raise UserError(f"no finished runs to export{why}; run the benchmark first")
     if bundle is not None:
         report = [] if experiment is None else [f"experiment={experiment}", *overrides]
         made = write_bundle(chosen.runs, _file(bundle, "bundle"), command, report, progress)

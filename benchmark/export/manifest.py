@@ -77,8 +77,8 @@ def made_by(command: str, report: Sequence[str]) -> dict[str, Any]:
     decides the bytes of a report."""
     git = git_state()
     return {
-        "command": command, "report": list(report), "commit": git["commit"], "uncommitted_changes": git["dirty"],
-        "versions": report_versions(),
+        "command": command, "report": list(report), "commit": git["commit"],
+        "uncommitted_changes": git["dirty"], "versions": report_versions(),
     }  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def measure_here(
     frame = compare_all(values, flips=flips, draws=draws, seed=seed)
     seconds = time.perf_counter() - start
     return {"methods": methods, "users": users, "pairs": len(frame), "flips": flips,
-            "draws": draws, "seconds": seconds, "peak_memory_bytes": _peak_bytes()}  # fmt: skip
+            "draws": draws, "seconds": seconds, "peak_memory_bytes": peak_bytes()}  # fmt: skip
 
 
 def made_up_values(methods: int, users: int, seed: int = 0) -> pd.DataFrame:
@@ -94,7 +94,7 @@ def made_up_values(methods: int, users: int, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Largest resident size of this program. Where Linux tells it, not by getrusage: that counts
     what the parent held when it started this process."""
     status = Path("/proc/self/status")

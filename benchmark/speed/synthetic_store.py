@@ -240,27 +240,34 @@ def _record(
     }  # fmt: skip
 
 
-def _arguments(arguments: Sequence[str]) -> tuple[Path, Sizes]:
-    root, sizes = None, asdict(Sizes())
+def sizes_from(arguments: Sequence[str], *folders: str) -> tuple[dict[str, Path], Sizes]:
+    """The options ``folders`` that are there, and the sizes, from ``key=value``.
+
+    Raises:
+        UserError: an unknown option, or a size that cannot be.
+    """
+    found: dict[str, Path] = {}
+    sizes = asdict(Sizes())
     for argument in arguments:
         name, _, value = argument.partition("=")
-        if name == "store" and value:
-            root = Path(value)
+        if name in folders and value:
+            found[name] = Path(value)
         elif name in sizes and value.isdecimal():
             sizes[name] = int(value)
         else:
             raise UserError(
-                f"unknown argument {argument!r}; give store=FOLDER and whole numbers for "
-                f"{', '.join(sizes)}"
+                f"unknown argument {argument!r}; give {', '.join(f'{f}=FOLDER' for f in folders)} "
+                f"and whole numbers for {', '.join(sizes)}"
             )
-    if root is None:
-        raise UserError("name the folder to write with store=")
-    return root, Sizes(**sizes)
+    return found, Sizes(**sizes)
 
 
 def main() -> None:
     def action() -> None:
-        root, sizes = _arguments(sys.argv[1:])
+        folders, sizes = sizes_from(sys.argv[1:], "store")
+        if "store" not in folders:
+            raise UserError("name the folder to write with store=")
+        root = folders["store"]
         progress = make_progress("store")
         try:
             print(f"{write_store(root, sizes, progress)} runs in {root}")
