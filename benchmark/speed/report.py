@@ -179,6 +179,7 @@ def _report(rows: Rows, facts: dict[str, Any]) -> Table:
         Column("seeds", "Seeds", integer), Column("users", "Users", integer),
         Column("runs", "Runs", integer), Column("store_bytes", "Store, MB", integer),
         Column("cores", "Cores", integer), Column("seconds", "s", fixed(1)),
+        Column("cpu_seconds", "CPU s", fixed(1)),
         Column("peak_memory_bytes", "Peak MB", integer),
     )  # fmt: skip
     return Table("speed-report", frame, columns,

@@ -41,8 +41,8 @@ def measure(
 
     Returns:
         The sizes; runs; cores that the process may use; store_bytes; store_seconds, to make it;
-        seconds, of the whole process from its start to its end; peak_memory_bytes, its largest
-        resident size.
+        seconds, of the whole process from its start to its end; cpu_seconds, of its cores, which
+        other work on the machine makes no longer; peak_memory_bytes, its largest resident size.
 
     Raises:
         UserError: ``keep`` is there, or the report fails.
@@ -55,18 +55,18 @@ def measure(
         started = time.perf_counter()
         runs = write_store(root / "results", sizes, progress)
         made = time.perf_counter()
-        peak = _report(root)
+        process = _report(root)
         seconds = time.perf_counter() - made
         files = [path for path in (root / "results").rglob("*") if path.is_file()]
         return {
             **asdict(sizes), "runs": runs, "cores": _cores(),
             "store_bytes": sum(path.stat().st_size for path in files),
-            "store_seconds": made - started, "seconds": seconds, "peak_memory_bytes": peak,
+            "store_seconds": made - started, "seconds": seconds, **process,
         }  # fmt: skip
 
 
-def _report(root: Path) -> int:
-    """Report on ``root/results`` in a fresh process; its largest resident size in bytes."""
+def _report(root: Path) -> dict[str, Any]:
+    """Report on ``root/results`` in a fresh process; its cpu_seconds and peak_memory_bytes."""
     command = [sys.executable, "-m", "benchmark.speed.reporting", REPORT]
     done = subprocess.run(
         [*command, f"store={root / 'results'}", f"out={root / 'report'}"],
@@ -75,14 +75,15 @@ def _report(root: Path) -> int:
     if done.returncode != 0:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise UserError(f"the report could not be measured: {words.removeprefix('error: ')}")
-    return int(done.stdout.splitlines()[-1])
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return facts
 
 
 def _report_here(arguments: Sequence[str]) -> None:
     from benchmark.report.__main__ import write_report
 
     write_report(arguments)
-    print(peak_bytes())
+    print(json.dumps({"cpu_seconds": time.process_time(), "peak_memory_bytes": peak_bytes()}))
 
 
 def _cores() -> int:
