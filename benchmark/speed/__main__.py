@@ -36,7 +36,7 @@ METHODS = ("tiger", "diger_frqud")
 #: Share of the budget that each part may take, roughly.
 SHARES = {
     "statistics": 0.05, "tokenizer": 0.05, "train": 0.45, "deterministic": 0.05,
-    "together": 0.15, "recbole": 0.1, "users": 0.05, "items": 0.1,
+    "together": 0.15, "recbole": 0.1, "users": 0.05, "items": 0.1, "report": 0.1,
 }  # fmt: skip
 
 
@@ -161,7 +161,15 @@ class Session:
             progress.close()
 
     def _part(self, part: str, seconds: float) -> list[dict[str, Any]]:
-        from benchmark.speed import deterministic, recbole, scaling, statistics, tokenizer, training
+        from benchmark.speed import (
+            deterministic,
+            recbole,
+            reporting,
+            scaling,
+            statistics,
+            tokenizer,
+            training,
+        )
 
         device, threads = self.device, self.threads
         share = seconds / len(self.targets)
@@ -178,6 +186,7 @@ class Session:
             "tokenizer": lambda: tokenizer.measure(device, seconds),
             "recbole": lambda: recbole.measure(self.targets, device, threads),
             "statistics": lambda: [statistics.measure()],
+            "report": lambda: [reporting.measure()],
         }
         return run[part]()
 

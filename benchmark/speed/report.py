@@ -174,6 +174,22 @@ def _statistics(rows: Rows, facts: dict[str, Any]) -> Table:
                  "All pairs of methods on made-up values, in a process of its own.")  # fmt: skip
 
 
+def _report(rows: Rows, facts: dict[str, Any]) -> Table:
+    frame = _frame(rows)
+    frame["store_bytes"] /= MEGABYTE
+    columns = (
+        Column("datasets", "Data sets", integer), Column("methods", "Methods", integer),
+        Column("seeds", "Seeds", integer), Column("users", "Users", integer),
+        Column("runs", "Runs", integer), Column("store_bytes", "Store, MB", integer),
+        Column("cores", "Cores", integer), Column("seconds", "s", fixed(1)),
+        Column("cpu_seconds", "CPU s", fixed(1)),
+        Column("peak_memory_bytes", "Peak MB", integer),
+    )  # fmt: skip
+    return Table("speed-report", frame, columns,
+                 "python -m benchmark.report on made-up runs: tables, figures and pages of all "
+                 "data sets, from the start of its process to the end.")  # fmt: skip
+
+
 def _deterministic(rows: Rows, facts: dict[str, Any]) -> Table:
     columns = (
         Column("dataset", "Data"), Column("method", "Method"),
@@ -188,7 +204,7 @@ def _deterministic(rows: Rows, facts: dict[str, Any]) -> Table:
 TABLES = {
     "train": _training, "deterministic": _deterministic, "together": _together,
     "items": _items, "users": _users,
-    "tokenizer": _tokenizer, "recbole": _recbole, "statistics": _statistics,
+    "tokenizer": _tokenizer, "recbole": _recbole, "statistics": _statistics, "report": _report,
 }  # fmt: skip
 
 
