@@ -1,4 +1,4 @@
-"""The interval over users and trainings: by hand, against Welch and statsmodels, degenerate input."""
+"""The interval over users and trainings: by hand, against Welch and statsmodels, bad input."""
 
 from __future__ import annotations
 
