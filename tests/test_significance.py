@@ -349,6 +349,8 @@ def test_pairs_show_what_trainings_add_and_the_best_method_in_words(tmp_path: Pa
     assert three is not None
     shown = {column.key for column in three.columns}
     assert {"mdd", "seeds_a", "seed_low", "seed_high", "seed_mdd", "found"} <= shown
+    spreads = {column.key: column.spread for column in three.columns}
+    assert (spreads["mean_a"], spreads["mean_b"]) == ("sd_a", "sd_b")
     assert "seed-aware 95% interval" in three.caption
     assert "Users only" not in three.caption
     assert len(three.frame["words"]) == 3
