@@ -1,8 +1,8 @@
 """Render the report from the store: ``python -m benchmark.report [experiment=quick]``.
 
 Options: ``experiment=NAME`` reports that experiment's cells only, ``store=FOLDER`` reads another
-store (such as results/published), ``out=FOLDER`` writes elsewhere; anything else is a Hydra
-override of the experiment. Needs no torch.
+store (such as results/published), ``out=FOLDER`` writes elsewhere than to reports or
+reports/NAME; anything else is a Hydra override of the experiment. Needs no torch.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
             raise UserError(f"unknown option {next(iter(options))}; overrides need experiment=")
         runs, problems = collect(folders_below(Path(root or "results")))
         order = method_order()
-        return render(runs, Path(out or "reports/all"), "All stored runs", command, order,
+        return render(runs, Path(out or "reports"), "All stored runs", command, order,
                       problems), problems  # fmt: skip
     from benchmark.experiment import plan
 

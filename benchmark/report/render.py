@@ -1,4 +1,5 @@
-"""Write the whole report: ``index.md``, ``tables/*.md``, ``tables/*.tex``, ``figures/*``.
+"""Write the whole report: ``index.md``, ``index.html``, ``tables/*.md``, ``tables/*.tex``,
+``figures/*``.
 
 Everything comes from stored runs; the same runs give the same bytes.
 """
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
-from benchmark.report import diagnostics, figures, tables
+from benchmark.report import diagnostics, figures, page, tables
 from benchmark.report.audit import audit_table
 from benchmark.report.drawing import Drawing, save
 from benchmark.report.provenance import protocol_line, provenance_rows, sanity_lines
@@ -63,6 +64,9 @@ def render(
     for section in sections:
         lines += section.lines
     lines += _provenance(runs)
+    parts = [section.page for section in sections]
+    rows = provenance_rows(runs)
+    page.write_page(out / "index.html", title, command, problems, datasets, parts, rows)
     index = out / "index.md"
     write_text(index, "\n".join(lines).rstrip() + "\n")
     return index
@@ -71,8 +75,11 @@ def render(
 class _Section:
     """A data set's tables and figures, written, and its lines of the index."""
 
-    def __init__(self, result: DatasetResults, made: list[Table], drawn: list[Drawing]) -> None:
+    def __init__(
+        self, result: DatasetResults, made: list[Table], drawn: list[Drawing], out: Path
+    ) -> None:
         self.tables = made
+        self.page = page.section(result, made, drawn, out / "figures")
         markup = Markdown()
         lines = [f"## {markup.escape(result.heading)}", "", protocol_line(result), ""]
         lines += [f"    {line}" for line in sanity_lines(result)] + [""]
@@ -105,7 +112,7 @@ def _section(result: DatasetResults, out: Path, command: str) -> _Section:
     drawn = figures.all_drawings(result)
     for drawing in drawn:
         save(drawing, out / "figures", command)
-    return _Section(result, made, drawn)
+    return _Section(result, made, drawn, out)
 
 
 def _write_table(table: Table, out: Path, command: str) -> None:
