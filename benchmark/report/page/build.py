@@ -35,8 +35,8 @@ TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("core", "tables", "figures", "charts", "compare", "runs", "route")
 #: Headings of tables that are more than their names.
 HEADINGS = {
-    "reported": "Reported numbers", "pairs": "Every pair", "codes": "Codes and collisions",
-    "audit": "Gradient audit", "runs": "Runs", "aa": "A/A check",
+    "datasets": "Data sets", "reported": "Reported numbers", "pairs": "Every pair",
+    "codes": "Codes and collisions", "audit": "Gradient audit", "aa": "A/A check",
 }  # fmt: skip
 
 

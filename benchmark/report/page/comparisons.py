@@ -21,7 +21,7 @@ SHOWN_METRICS = ("recall", "ndcg")
 #: Columns of ``compare_all`` that the page shows, where the frame has them.
 COLUMNS = (
     "n", "mean_a", "mean_b", "difference", "relative", "d_z", "ci_low", "ci_high", "mdd",
-    "seeds_a", "seeds_b", "sd_a", "sd_b", "seed_low", "seed_high",
+    "seeds_a", "seeds_b", "sd_a", "sd_b", "seed_low", "seed_high", "seed_mdd",
     *(f"{name}_{part}" for name in TESTS for part in ("p", "p_holm")),
 )  # fmt: skip
 DIGITS = 6

@@ -67,10 +67,10 @@ def runs_table(result: DatasetResults) -> Table:
 def run_pages(result: DatasetResults) -> dict[str, Any]:
     """All that the pages of a data set's runs show, as JSON, nothing twice.
 
-    Keys: dataset, heading, shared (the part of run.json that all runs have in common), configs
+    Keys: dataset, heading, ks, shared (the part of run.json that all runs have in common), configs
     (texts, with ``SEED_MARK`` for the seed), and runs: address, label, method, seed, config (its
-    position, or null), info (the rest of run.json), metrics, and log: a list of series, one a
-    level, for each key of train.jsonl.
+    position, or null), info (the rest of run.json), metrics (by label, means at each k), and log:
+    for each key of train.jsonl a list of series, one a level.
     """
     infos = [run.info for run in result.runs]
     shared = common(infos)
@@ -89,9 +89,10 @@ def run_pages(result: DatasetResults) -> dict[str, Any]:
                     "config": None if text is None else configs.setdefault(text, len(configs)),
                     "info": rounded(without(run.info, shared), INFO_DIGITS),
                     "metrics": {
-                        f"{METRICS[name].label}@{k}": rounded(float(means[(name, k)]), INFO_DIGITS)
-                        for name in METRICS
-                        for k in result.ks
+                        metric.label: [
+                            rounded(float(means[(name, k)]), INFO_DIGITS) for k in result.ks
+                        ]
+                        for name, metric in METRICS.items()
                     },
                     "log": log_series(epochs(run)),
                 }
@@ -99,6 +100,7 @@ def run_pages(result: DatasetResults) -> dict[str, Any]:
     return {
         "dataset": result.dataset,
         "heading": result.heading,
+        "ks": list(result.ks),
         "shared": rounded(shared, INFO_DIGITS),
         "configs": list(configs),
         "runs": pages,

@@ -122,9 +122,9 @@ class CompareView {
     const count = metric.rows.length;
     return [
       element("figure", { class: "chart wide" }, element("figcaption", {}, `${metric.label} on ${set.dataset}: ${a} minus ${b}`), chart,
-        smallest === null ? null : element("p", { class: "quiet" }, "Shaded: differences too small to be found with 80% power.")),
-      scrolling("The difference in numbers", simpleTable(`${a} (A) and ${b} (B), ${metric.label}, paired by user.`, ["What", "Value"], this.facts(pair, seeds, smallest))),
-      scrolling("P-values", simpleTable(`Two-sided p-values, before and after Holm's correction over the ${count} pairs of this metric.`, ["Test", "p", "p, Holm"], tests)),
+        smallest === null ? null : element("p", { class: "quiet" }, "Shaded: differences that users alone would show with a power of less than 80%, before correction.")),
+      scrolling("The difference in numbers", simpleTable(`${a} (A) and ${b} (B), ${metric.label}, paired by user.`, ["What", "Value"], this.facts(pair, seeds, smallest), true)),
+      scrolling("P-values", simpleTable(`Two-sided p-values, before and after Holm's correction over the ${count} pairs of this metric.`, ["Test", "p", "p, Holm"], tests, true)),
     ];
   }
 
@@ -142,7 +142,8 @@ class CompareView {
       ["95% interval over seeds and users", seeds ? `${fixed(pair.seed_low)} to ${fixed(pair.seed_high)}` : "not computed"],
       ["Change against B", percent(pair.relative)],
       ["Cohen's d_z", fixed(pair.d_z, 3)],
-      ...(smallest === null ? [] : [["Smallest difference found at 80% power", fixed(smallest)]]),
+      ...(smallest === null ? [] : [["Smallest difference found at 80% power, users only", fixed(smallest)]]),
+      ...(pair.seed_mdd === undefined || pair.seed_mdd === null ? [] : [["The same, seeds and users", fixed(pair.seed_mdd)]]),
       ["Users", significant(pair.n)],
       ...trainings,
       ["Found", pair.found],

@@ -58,17 +58,18 @@ function significant(value) {
 
 /** A region that scrolls sideways by itself and by keyboard. */
 function scrolling(label, child, ...classes) {
-  return element("div", { class: ["scroll", ...classes].join(" "), role: "region", tabindex: 0, "aria-label": label }, child);
+  return element("div", { class: ["scroll", ...classes].join(" "), role: "group", tabindex: 0, "aria-label": label }, child);
 }
 
-/** A table from heads and rows of text; the first column heads the rows. */
-function simpleTable(caption, heads, rows) {
-  const numeric = (text) => /^[-+<]?[\d.]/.test(text) || text === NOTHING;
+/** A table from heads and rows of text; the first column heads the rows, the others are numbers
+ * or all text. */
+function simpleTable(caption, heads, rows, numbers = false) {
+  const look = numbers ? "number" : "long";
   return element(
     "table",
     { class: "plain" },
     element("caption", {}, element("span", {}, caption)),
-    element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))),
+    element("thead", {}, element("tr", {}, ...heads.map((head, index) => element("th", { scope: "col", "data-kind": numbers && index ? "number" : "text" }, head)))),
     element(
       "tbody",
       {},
@@ -77,7 +78,7 @@ function simpleTable(caption, heads, rows) {
           "tr",
           {},
           element("th", { scope: "row" }, head),
-          ...cells.map((cell) => element("td", { class: numeric(cell) ? "number" : "long" }, cell)),
+          ...cells.map((cell) => element("td", { class: look }, cell)),
         ),
       ),
     ),

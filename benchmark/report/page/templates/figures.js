@@ -26,7 +26,7 @@ for (const figure of document.querySelectorAll(".figures figure")) {
   const caption = find("figcaption", figure);
   const title = find("b", caption).textContent.replace(/\.$/, "");
   caption.dataset.caption = caption.lastChild.textContent.trim();
-  const button = element("button", { type: "button", class: "enlarge", "aria-haspopup": "dialog" }, "Enlarge", element("span", { class: "spoken" }, ` ${title}`));
+  const button = element("button", { type: "button", class: "enlarge", "aria-haspopup": "dialog" }, "Enlarge", element("span", { class: "spoken" }, ` ${title}, ${figure.parentElement.dataset.place}`));
   caption.append(" ", button);
   button.addEventListener("click", () => openLarge(figure, button));
   // For pointers only: the button does the same for everybody else.

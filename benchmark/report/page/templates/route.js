@@ -14,7 +14,7 @@ function showRun(address) {
   reportView.hidden = true;
   runView.hidden = false;
   const heading = document.getElementById("run-heading");
-  document.title = `${heading.textContent} – ${pageTitle}`;
+  document.title = `${heading.textContent}: ${pageTitle}`;
   scrollTo(0, 0);
   heading.focus({ preventScroll: true });
 }

@@ -100,7 +100,7 @@ function valueTable(log, epochs) {
   const columns = Object.entries(log).filter(([key]) => key !== "epoch").flatMap(([key, levels]) =>
     levels.map((values, level) => [levels.length > 1 ? `${key}, level ${level + 1}` : key, values]));
   const rows = epochs.map((epoch, index) => [String(epoch), ...columns.map(([, values]) => significant(number(values[index])))]);
-  return scrolling("The curves as a table", simpleTable("Values of train.jsonl, four significant digits.", ["Epoch", ...columns.map(([name]) => name)], rows), "tall");
+  return scrolling("The curves as a table", simpleTable("Values of train.jsonl, four significant digits.", ["Epoch", ...columns.map(([name]) => name)], rows, true), "tall");
 }
 
 function runPage(set, run) {
@@ -108,13 +108,13 @@ function runPage(set, run) {
   const siblings = set.runs.filter((other) => other.method === run.method);
   const seeds = siblings.flatMap((other) => [" ", other === run ? element("b", { "aria-current": "page" }, String(other.seed)) : element("a", { href: other.address }, String(other.seed))]);
   const config = run.config === null ? null : set.configs[run.config].replaceAll(runData.seedMark, String(run.seed));
-  const metrics = Object.entries(run.metrics);
+  const metrics = Object.entries(run.metrics).map(([name, means]) => [name, ...means.map((mean) => fixed(number(mean)))]);
   return [
     element("p", { class: "back" }, element("a", { href: `#table-${identifier(`${set.dataset}-runs`)}-part` }, "← Back to the report"), element("span", {}, "Seeds:", ...seeds)),
     element("h2", { id: "run-heading", tabindex: -1 }, `${run.label}, seed ${run.seed}`),
     element("p", { class: "quiet" }, set.heading),
     element("h3", {}, "Test metrics"),
-    scrolling("Test metrics", simpleTable("Means over the test users of this run.", ["Metric", "Mean"], metrics.map(([name, value]) => [name, fixed(number(value))]))),
+    scrolling("Test metrics", simpleTable("Means over the test users of this run.", ["Metric", ...set.ks.map((k) => `@${k}`)], metrics, true)),
     element("h3", {}, "Curves"),
     ...curves(run, info),
     element("h3", {}, "Provenance"),

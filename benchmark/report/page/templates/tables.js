@@ -32,7 +32,7 @@ class LiveTable {
     this.rows = [...this.body.rows];
     this.heads = [...table.tHead.rows[0].cells];
     this.order = "";
-    const name = document.getElementById(`${table.id}-heading`).textContent;
+    const name = `${document.getElementById(`${table.id}-heading`).textContent}, ${table.closest(".table").dataset.place}`;
     this.status = element("p", { role: "status", class: "count" });
     this.input = element("input", { type: "search", id: `${table.id}-filter`, autocomplete: "off", spellcheck: "false" });
     this.input.addEventListener("input", () => this.filter());
