@@ -37,6 +37,7 @@ def chromium(width: int, height: int = 800) -> Iterator[WebDriver]:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         driver = _start(options)
         try:
+            driver.set_script_timeout(120)  # axe-core looks at every cell of every table
             size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
             command(driver, "Emulation.setDeviceMetricsOverride", **size)
             yield driver
@@ -74,12 +75,16 @@ def requests(driver: WebDriver) -> list[str]:
     return [address for address in found if not address.startswith("data:")]
 
 
-def accessibility(driver: WebDriver) -> list[str]:
-    """What axe-core finds wrong with the page as it is shown now: rule, then the first element."""
+def accessibility(driver: WebDriver, *rules: str) -> list[str]:
+    """What axe-core finds wrong with the page as it is shown now, by these rules or all: rule, then
+    the first element and what to do."""
     source = resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     driver.execute_script(source)  # type: ignore[no-untyped-call]
     found = driver.execute_async_script(  # type: ignore[no-untyped-call]
-        "const done = arguments[0]; axe.run(document).then((r) => done(r.violations.map((v) =>"
-        "`${v.id}: ${v.nodes[0].html} ${v.nodes[0].failureSummary}`)), (e) => done([String(e)]));"
+        "const [rules, done] = arguments; const options = rules.length ? { runOnly: rules } : {};"
+        "axe.run(document, { ...options, resultTypes: ['violations'] }).then((found) =>"
+        "done(found.violations.map(({ id, nodes: [node] }) =>"
+        "`${id}: ${node.html} ${node.failureSummary}`)), (error) => done([String(error)]));",
+        list(rules),
     )
     return [str(line) for line in found]
