@@ -1,9 +1,9 @@
 """Render the report from the store: ``python -m benchmark.report [experiment=quick]``.
 
 Options: ``experiment=NAME`` reports that experiment's cells only, ``store=FOLDER`` reads another
-store (such as results/published), ``out=FOLDER`` writes elsewhere, ``codes=linear`` colours the
-heat maps of code use by items and not by their logarithm (``codes=log``); anything else is a Hydra
-override of the experiment. Needs no torch.
+store (such as results/published), ``out=FOLDER`` writes elsewhere than to reports or reports/NAME,
+``codes=linear`` colours the heat maps of code use by items and not by their logarithm
+(``codes=log``); anything else is a Hydra override of the experiment. Needs no torch.
 """
 
 from __future__ import annotations

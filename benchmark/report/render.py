@@ -1,4 +1,5 @@
-"""Write the whole report: ``index.md``, ``tables/*.md``, ``tables/*.tex``, ``figures/*``.
+"""Write the whole report: ``index.md``, ``index.html``, ``tables/*.md``, ``tables/*.tex``,
+``figures/*``.
 
 Everything comes from stored runs; the same runs give the same bytes.
 """
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
-from benchmark.report import diagnostics, figures, tables
+from benchmark.report import diagnostics, figures, page, tables
 from benchmark.report.aa import aa_table
 from benchmark.report.ablation import ablation_table
 from benchmark.report.audit import audit_table
@@ -74,6 +75,9 @@ def render(
     for section in sections:
         lines += section.lines
     lines += _provenance(runs)
+    parts = [section.page for section in sections]
+    rows = provenance_rows(runs)
+    page.write_page(out / "index.html", title, command, problems, datasets, parts, rows)
     index = out / "index.md"
     write_text(index, "\n".join(lines).rstrip() + "\n")
     return index
@@ -82,8 +86,11 @@ def render(
 class _Section:
     """A data set's tables and figures, written, and its lines of the index."""
 
-    def __init__(self, result: DatasetResults, made: list[Table], drawn: list[Drawing]) -> None:
+    def __init__(
+        self, result: DatasetResults, made: list[Table], drawn: list[Drawing], out: Path
+    ) -> None:
         self.tables = made
+        self.page = page.section(result, made, drawn, out / "figures")
         markup = Markdown()
         lines = [f"## {markup.escape(result.heading)}", "", protocol_line(result), ""]
         lines += [f"    {line}" for line in sanity_lines(result)] + [""]
@@ -118,7 +125,7 @@ def _section(result: DatasetResults, out: Path, command: str, scale: Scale) -> _
     drawn = figures.all_drawings(result, scale)
     for drawing in drawn:
         save(drawing, out / "figures", command)
-    return _Section(result, made, drawn)
+    return _Section(result, made, drawn, out)
 
 
 def _write_table(table: Table, out: Path, command: str) -> None:

@@ -1,6 +1,6 @@
-"""A table that knows how to write itself as Markdown and as LaTeX.
+"""A table that knows how to write itself as Markdown, LaTeX and HTML.
 
-The data frame keeps the numbers; how they look is said once, per column, and both outputs follow
+The data frame keeps the numbers; how they look is said once, per column, and all outputs follow
 it: ``**best**`` and ``\\textbf{best}`` come from the same decision.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -185,6 +185,13 @@ class Table:
         header = [markup.escape(column.header) for column in self.columns]
         rule = [":---" if column.format is text else "---:" for column in self.columns]
         return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *self.cells(markup)])
+
+    def to_html(self, links: Sequence[str] = ()) -> str:
+        """A ``<table>`` with its caption, without the notes; ``links`` holds an address a row for
+        the row's head, or nothing."""
+        from benchmark.report.html import to_html  # which needs this module
+
+        return to_html(self, links)
 
     def to_latex(self, command: str) -> str:
         """Table floats that need the packages booktabs, array and graphicx; long tables become
