@@ -284,6 +284,19 @@ def test_a_file_that_is_not_there(tmp_path: Path, bundle: Path) -> None:
     refused(path, "in the manifest but not in the file", tmp_path / "target")
 
 
+@pytest.mark.parametrize("name", ["run.json", "metrics.parquet"])
+def test_a_cell_without_its_record_or_metrics(tmp_path: Path, bundle: Path, name: str) -> None:
+    """Where manifest and file agree that it is not there."""
+    files = read(bundle)
+    facts = json.loads(files["manifest.json"])
+    gone = next(e["path"] for e in facts["files"] if e["path"].endswith(name))
+    facts["files"] = [e for e in facts["files"] if e["path"] != gone]
+    files["manifest.json"] = json.dumps(facts).encode()
+    del files[gone]
+    path = write(tmp_path / "less.zip", files)
+    refused(path, "has no run.json or no metrics.parquet", tmp_path / "target")
+
+
 def test_a_changed_file(tmp_path: Path, bundle: Path) -> None:
     for name, content in read(bundle).items():
         if name == "manifest.json":
@@ -413,6 +426,11 @@ def other_log(folder: Path) -> None:
     store.write_json(folder / "run.json", record)
 
 
+def other_record(folder: Path) -> None:
+    record = store.read_run_json(folder)
+    store.write_json(folder / "run.json", {**(record or {}), "peak_memory_bytes": 1})
+
+
 def damage(folder: Path) -> None:
     (folder / "metrics.parquet").write_bytes(b"")
 
@@ -427,7 +445,7 @@ def empty(folder: Path) -> None:
     folder.mkdir()
 
 
-@pytest.mark.parametrize("change", [other_log, damage, unfinished, empty])
+@pytest.mark.parametrize("change", [other_log, other_record, damage, unfinished, empty])
 def test_a_cell_with_other_content_is_left_alone(
     tmp_path: Path, bundle: Path, change: Callable[[Path], None]
 ) -> None:
