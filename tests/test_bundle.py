@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmark import store
@@ -185,11 +186,10 @@ def test_the_store_that_a_bundle_is_of_has_it_already(tmp_path: Path, bundle: Pa
 def test_a_cut_import_is_gone_on_with(tmp_path: Path, bundle: Path) -> None:
     target = tmp_path / "target"
     import_bundle(bundle, target)
-    shutil.rmtree(target / "other")
-    left = target / ".import" / "other" / "tiger" / "0" / "seed=0"
-    left.mkdir(parents=True)
-    (left / "run.json").write_text("{}", encoding="utf-8")
-    write_report([f"store={target}", f"out={tmp_path}/report"])  # looks into no hidden folder
+    shutil.move(target / "other", target / ".import" / "other")
+    shutil.copytree(target / "toy", target / ".import" / "toy")
+    index, _ = write_report([f"store={target}", f"out={tmp_path}/report"])
+    assert "## Provenance\n\n2 runs." in index.read_text(encoding="utf-8")  # none that is hidden
     done = import_bundle(bundle, target)
     assert (done.imported, done.present) == (1, 2)
     assert not (target / ".import").exists()
@@ -282,6 +282,19 @@ def test_a_file_that_is_not_there(tmp_path: Path, bundle: Path) -> None:
     files.popitem()
     path = write(tmp_path / "less.zip", files)
     refused(path, "in the manifest but not in the file", tmp_path / "target")
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.parquet"])
+def test_a_cell_without_its_record_or_metrics(tmp_path: Path, bundle: Path, name: str) -> None:
+    """Where manifest and file agree that it is not there."""
+    files = read(bundle)
+    facts = json.loads(files["manifest.json"])
+    gone = next(e["path"] for e in facts["files"] if e["path"].endswith(name))
+    facts["files"] = [e for e in facts["files"] if e["path"] != gone]
+    files["manifest.json"] = json.dumps(facts).encode()
+    del files[gone]
+    path = write(tmp_path / "less.zip", files)
+    refused(path, "has no run.json or no metrics.parquet", tmp_path / "target")
 
 
 def test_a_changed_file(tmp_path: Path, bundle: Path) -> None:
@@ -413,6 +426,15 @@ def other_log(folder: Path) -> None:
     store.write_json(folder / "run.json", record)
 
 
+def other_record(folder: Path) -> None:
+    record = store.read_run_json(folder)
+    store.write_json(folder / "run.json", {**(record or {}), "peak_memory_bytes": 1})
+
+
+def other_last_ids(folder: Path) -> None:
+    store.write_npy(folder / "sids" / "epoch=0004.npy", np.zeros((20, 4), dtype=np.int32))
+
+
 def damage(folder: Path) -> None:
     (folder / "metrics.parquet").write_bytes(b"")
 
@@ -427,7 +449,9 @@ def empty(folder: Path) -> None:
     folder.mkdir()
 
 
-@pytest.mark.parametrize("change", [other_log, damage, unfinished, empty])
+@pytest.mark.parametrize(
+    "change", [other_log, other_record, other_last_ids, damage, unfinished, empty]
+)
 def test_a_cell_with_other_content_is_left_alone(
     tmp_path: Path, bundle: Path, change: Callable[[Path], None]
 ) -> None:

@@ -37,7 +37,8 @@ from tests.store_fixture import LABELS, add_run, example_store
 #: What breaks figures: formulas, leading underscores, markup, length with and without blanks.
 ODD = (
     "_Popularity_", "T$I_G^E%R & <b>50%</b> \\frac{1}{2} $x$", "Ünïcödé λ",
-    "A long name that somebody wrote out in full, with all of its settings: r = 1.5, tau = 0.9",
+    "A long name that somebody wrote out in full, with all of its settings: r = 1.5, tau = 0.9, "
+    "lambda = 1.7, sigma at the start = 2.0, 256 codes on each of three levels",
     "averyveryveryverylongnamewithoutanyblankinitatallwhichcannotwrap",
 )  # fmt: skip
 
@@ -276,6 +277,7 @@ def test_all_text_lies_in_the_figure_and_no_legend_entry_on_another(tmp_path: Pa
     for drawing in all_drawings(odd_results(tmp_path / "store")):
         save(drawing, tmp_path, "x")
         figure = drawing.figure
+        figure.draw_without_rendering()  # places at this resolution, not at the PDF's
         edge = figure.bbox.padded(1.5)
         for text in _texts(figure):
             box = text.get_window_extent()
@@ -286,6 +288,17 @@ def test_all_text_lies_in_the_figure_and_no_legend_entry_on_another(tmp_path: Pa
         for legend in figure.legends:
             boxes = [text.get_window_extent() for text in legend.get_texts()]
             assert not any(a.overlaps(b) for a, b in combinations(boxes, 2)), drawing.name
+
+
+def test_a_long_legend_takes_no_room_from_the_panels(tmp_path: Path) -> None:
+    def panel(label: str) -> float:
+        """Height of the axes in inches."""
+        run = add_run(tmp_path / label[:1], "tiger", 0, method_label=label)
+        drawing = need(validation_curves(results([run])))
+        save(drawing, tmp_path, "x")
+        return drawing.figure.axes[0].get_position().height * drawing.figure.get_figheight()
+
+    assert panel("long " * 200) == pytest.approx(panel("short"), rel=0.1)
 
 
 def test_every_figure_says_what_is_to_be_seen(tmp_path: Path) -> None:

@@ -290,6 +290,15 @@ def test_latex_is_well_formed(tmp_path: Path) -> None:
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}, path.name
 
 
+def test_missing_users_are_a_line_of_the_report(tmp_path: Path) -> None:
+    runs = [
+        add_run(tmp_path / "s", "pop", 0),
+        add_run(tmp_path / "s", "tiger", 0, drop_users=[5, 7]),
+    ]
+    index = render(runs, tmp_path / "out", "T", COMMAND, [], []).read_text(encoding="utf-8")
+    assert "- TIGER, seed 0: 2 users missing from metrics.parquet score 0." in index.splitlines()
+
+
 def test_nothing_to_report_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no finished runs to report \(x is damaged\)"):
         render([], tmp_path, "T", COMMAND, [], ["x is damaged"])
