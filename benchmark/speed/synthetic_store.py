@@ -220,7 +220,8 @@ def _record(
             "trains_tokenizer": kind.trains,
         }  # fmt: skip
     counts = {"users": sizes.users, "items": sizes.items, "interactions": 9 * sizes.users,
-              "train_rows": 6 * sizes.users, "dropped_users": 0}  # fmt: skip
+              "train_rows": 6 * sizes.users, "valid_rows": sizes.users, "test_rows": sizes.users,
+              "dropped_users": 0}  # fmt: skip
     return {
         "status": "done", "dataset": cell.dataset, "method": kind.name,
         "method_label": kind.label, "seed": cell.seed, "config_sha256": cell.config_sha256,
