@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from benchmark.errors import UserError
 from benchmark.metrics import METRICS
@@ -119,6 +120,14 @@ class DatasetResults:
             index=self.users,
         )
 
+    def seed_values(self, metric: str, k: int) -> dict[str, NDArray[np.float64]]:
+        """The same before averaging, by method key: float64 [n_users, n_seeds], seeds rising."""
+        return {
+            m.key: np.stack([frame[(metric, k)].to_numpy() for frame in m.per_seed], axis=1)
+            for m in self.methods
+            if (metric, k) in m.per_user
+        }
+
     def summary(self, metric: str, k: int) -> pd.DataFrame:
         """Index: method key; columns mean, sd (over seeds, n - 1; NaN for one seed), seeds."""
         rows = {}
@@ -165,8 +174,10 @@ def _dataset(name: str, runs: list[StoredRun], order: Sequence[str]) -> DatasetR
     _same(runs, "number of evaluated users", lambda run: str(evaluated_users(run.info)))
     tables = [_pivot(run) for run in runs]
     users = _all_users(runs, tables)
-    methods = _methods(runs, [table.reindex(users).fillna(0.0) for table in tables])
     missing = [len(users) - len(table) for table in tables]
+    for index, table in enumerate(tables):  # one by one: all runs twice would be much memory
+        tables[index] = table.reindex(users).fillna(0.0)
+    methods = _methods(runs, tables)
     notes = [*_run_notes(methods, missing), *_method_notes(methods)]
     return DatasetResults(name, _ks(runs[0]), methods, users, tuple(notes))
 

@@ -1,228 +1,166 @@
-"""Paired comparison of methods. The unit is the user.
+"""Every pair of methods: paired tests over users, effect sizes, and what trainings add.
 
-Every test takes the per-user differences between two methods (each method's values averaged over
-its seeds first) and gives a statistic and a two-sided p-value; ``TESTS`` lists them, so one more
-test is one more function and one more entry. Differences between trainings of one method are not
-seen by any of them: the spread over seeds is shown apart.
-
-All functions raise ``ValueError`` for fewer than two users or for values that are not finite.
+A difference counts as found only if every user-level test finds it after Holm's correction over
+all pairs and, where both methods were trained three times or more, the seed-aware 95% interval
+leaves 0 out, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import stats
 
-from benchmark.resampling import DRAWS, FLIPS, SEED, Pairs, bootstrap, sign_flip
+from benchmark.paired import TESTS, Effect, Floats, Sample, effect, flips_for, holm, name_tests
+from benchmark.power import ALPHA, minimal_detectable_difference
+from benchmark.resampling import DRAWS, SEED, Pairs, bootstrap
+from benchmark.seed_aware import MIN_SEEDS, Trainings, seed_aware, trainings
 
-Floats = NDArray[np.float64]
-
-
-class Outcome(NamedTuple):
-    """A test's statistics and two-sided p-values: a scalar for one pair's differences [n_users],
-    [n_pairs] for differences [n_pairs, n_users]."""
-
-    statistic: Floats
-    p_value: Floats
-
-
-class Effect(NamedTuple):
-    """How large a difference is.
-
-    Attributes:
-        difference: mean of a - b over users, in the metric's units.
-        relative: difference / mean of b; NaN where that mean is 0.
-        d_z: Cohen's d for paired data, mean(a - b) / sd(a - b) with n - 1 in the sd
-            (Cohen, "Statistical Power Analysis", 1988, section 2.3.5); 0 where every user
-            agrees, +-inf where every user differs by exactly the same amount.
-    """
-
-    difference: float
-    relative: float
-    d_z: float
-
-
-def paired_t(differences: Floats) -> Outcome:
-    """Paired t-test (Student 1908): t = mean / (sd / sqrt(n)), n - 1 degrees of freedom.
-
-    All differences zero: t = 0, p = 1. All equal but not zero: t = +-inf, p = 0.
-    """
-    rows, shape = _checked(differences)
-    means = rows.mean(axis=1)
-    constant = (rows == rows[:, :1]).all(axis=1)
-    statistic = np.where(means == 0, 0.0, np.copysign(np.inf, means))
-    p_value = np.where(means == 0, 1.0, 0.0)
-    if not constant.all():
-        result = stats.ttest_1samp(rows[~constant], 0.0, axis=1)
-        statistic[~constant], p_value[~constant] = result.statistic, result.pvalue
-    return Outcome(statistic.reshape(shape), p_value.reshape(shape))
-
-
-def wilcoxon_signed_rank(differences: Floats) -> Outcome:
-    """Wilcoxon signed-rank test (Wilcoxon 1945): the smaller of the two rank sums.
-
-    Zero differences are left out, as in the original, and tied ones share their mean rank. Small
-    samples get an exact p-value, large ones the normal approximation (scipy's ``method="auto"``).
-    All differences zero: statistic 0, p = 1.
-    """
-    rows, shape = _checked(differences)
-    # Pair by pair, although scipy takes an axis: it then looks for ties and zeros in all rows
-    # together, so that one pair would decide how another is tested, and it is slower where it
-    # matters (66 pairs of 30,431 users: 0.08 s against 0.06 s).
-    found = [stats.wilcoxon(row, zero_method="wilcox", correction=False) if row.any()
-             else Outcome(np.zeros(()), np.ones(())) for row in rows]  # fmt: skip
-    statistic, p_value = (np.array(part, dtype=np.float64) for part in zip(*found, strict=True))
-    return Outcome(statistic.reshape(shape), p_value.reshape(shape))
-
-
-def holm(p_values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Holm's step-down correction (Holm 1979), in the order given; none for no p-values.
-
-    Sorted ascending, the i-th of m (from 0) becomes max over j <= i of min(1, (m - j) p_j).
-    Raises ``ValueError`` for a p-value that is not in [0, 1].
-    """
-    values = np.asarray(p_values, dtype=np.float64)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("p-values must lie in [0, 1]")
-    # Not statsmodels' multipletests: it runs the garbage collector on every call, which took a
-    # third of a report's time. The tests hold this one to it.
-    order = np.argsort(values, kind="stable")
-    factors = len(values) - np.arange(len(values))
-    corrected = np.empty_like(values)
-    corrected[order] = np.maximum.accumulate(np.minimum(1.0, factors * values[order]))
-    return corrected
-
-
-def effect(a: Floats, b: Floats) -> Effect:
-    """Effect of a over b from per-user values [n_users] of the same users in the same order."""
-    if len(a) != len(b):
-        raise ValueError(f"paired values need the same users: got {len(a)} and {len(b)}")
-    rows, _ = _checked(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
-    values = rows[0]
-    difference, base = float(values.mean()), float(np.mean(b))
-    relative = difference / base if base != 0 else float("nan")
-    if np.all(values == values[0]):
-        d_z = 0.0 if difference == 0 else float(np.sign(difference)) * np.inf
-    else:
-        d_z = difference / float(values.std(ddof=1))
-    return Effect(difference, relative, d_z)
-
-
-def flips_for(n_pairs: int) -> int:
-    """Sign flips enough for this many pairs: 10,000, or 100 a pair where that is more.
-
-    No p-value is below 1 / (1 + flips), so Holm's correction could otherwise leave none below
-    0.05 with 500 pairs or more; with 100 a pair the smallest becomes 0.01 at most.
-    """
-    return max(FLIPS, 100 * n_pairs)
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """What the tests of one comparison are given.
-
-    Attributes:
-        values: [n_users, n_methods].
-        pairs: [n_pairs, 2], columns of ``values``; first minus second.
-        flips, seed: of the sign-flip test.
-    """
-
-    values: Floats
-    pairs: Pairs
-    flips: int
-    seed: int
-
-    @cached_property
-    def differences(self) -> Floats:
-        """[n_pairs, n_users]"""
-        rows = np.ascontiguousarray(self.values.T)
-        return rows[self.pairs[:, 0]] - rows[self.pairs[:, 1]]
-
-
-def sign_flip_permutation(sample: Sample) -> Outcome:
-    """Sign-flip permutation test of all pairs together; the statistic is the mean difference."""
-    p_values = sign_flip(sample.values, sample.pairs, sample.flips, sample.seed)
-    return Outcome(sample.differences.mean(axis=1), p_values)
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """A paired test under the name that its columns carry and the label that readers see."""
-
-    name: str
-    label: str
-    run: Callable[[Sample], Outcome]
-
-
-TESTS: dict[str, PairedTest] = {
-    test.name: test
-    for test in (
-        PairedTest("t", "paired t-test", lambda sample: paired_t(sample.differences)),
-        PairedTest(
-            "wilcoxon", "Wilcoxon signed-rank test",
-            lambda sample: wilcoxon_signed_rank(sample.differences),
-        ),
-        PairedTest("flip", "sign-flip permutation test", sign_flip_permutation),
-    )
-}  # fmt: skip
-
-
-def name_tests(n_pairs: int) -> str:
-    """The tests by their labels, with the number of sign flips for so many pairs."""
-    *others, last = (test.label for test in TESTS.values())
-    flips = f"{flips_for(n_pairs):,} flips, or every pattern of signs if those are fewer"
-    return f"{', '.join(others)} and {last} ({flips})"
+__all__ = ["ALPHA", "MIN_SEEDS", "TESTS", "compare_all", "flips_for", "has_seeds", "holm",
+           "in_words",
+           "is_significant", "name_tests"]  # fmt: skip
 
 
 def compare_all(
-    values: pd.DataFrame, *, flips: int | None = None, draws: int = DRAWS, seed: int = SEED
+    values: pd.DataFrame,
+    per_seed: Mapping[str, Floats] | None = None,
+    *,
+    flips: int | None = None,
+    draws: int = DRAWS,
+    seed: int = SEED,
 ) -> pd.DataFrame:
     """Compare every pair of methods.
 
     Args:
         values: [n_users x n_methods], one metric's per-user values averaged over seeds.
+        per_seed: for each column, the values before averaging, [n_users, n_seeds]; None: every
+            method was trained once.
         flips: random sign patterns of the sign-flip test; None: ``flips_for`` the pairs.
         draws: bootstrap samples.
         seed: decides both; the same seed gives the same numbers anywhere.
 
     Returns:
-        One row a pair (first column before second): a, b, n, mean_a, mean_b, difference (a - b),
-        relative, d_z, ci_low and ci_high (95% BCa bootstrap interval of the mean difference), and
-        for each test ``<name>_statistic``, ``<name>_p`` and ``<name>_p_holm``, Holm's correction
-        over all pairs of this frame. No rows for fewer than two methods.
+        One row a pair (first column before second), no rows for fewer than two methods:
+
+        - a, b, n (users), mean_a, mean_b, difference (a - b), relative, d_z;
+        - ci_low, ci_high: 95% BCa bootstrap interval of the mean difference over users;
+        - mdd: smallest difference found with a power of 80%, by users and before correction;
+        - seeds_a, seeds_b, and sd_a, sd_b: sd over seeds of the mean (NaN for one seed);
+        - seed_low, seed_high, seed_mdd: the seed-aware interval and its smallest difference, NaN
+          where a method has fewer than three seeds;
+        - for each test ``<name>_statistic``, ``<name>_p`` and ``<name>_p_holm``, Holm's correction
+          over all pairs of this frame;
+        - found: ``yes`` or ``no``, by tests and seed-aware interval; ``users only: yes`` or
+          ``users only: no``, by tests alone, where a method has fewer than three seeds.
+
+    Raises:
+        ValueError: fewer than two users, values that are not finite, or seeds' values that do not
+            fit the columns.
     """
     names = [str(name) for name in values.columns]
-    pairs = list(combinations(range(len(names)), 2))
-    if not pairs:
+    pairs = np.array(list(combinations(range(len(names)), 2)), dtype=np.intp)
+    if len(pairs) == 0:
         return pd.DataFrame(columns=_columns())
     matrix = values.to_numpy(dtype=np.float64)
     flips = flips_for(len(pairs)) if flips is None else flips
-    sample = Sample(matrix, np.array(pairs, dtype=np.intp), flips, seed)
-    frame = pd.DataFrame([_describe(matrix, names, pair) for pair in pairs])
-    frame["ci_low"], frame["ci_high"] = bootstrap(matrix, sample.pairs, draws, seed)
+    sample = Sample(matrix, pairs, flips, seed)
+    frame = pd.DataFrame([_describe(matrix, names, (int(a), int(b))) for a, b in pairs])
+    frame["ci_low"], frame["ci_high"] = bootstrap(matrix, pairs, draws, seed)
     for name, test in TESTS.items():
         frame[f"{name}_statistic"], frame[f"{name}_p"] = test.run(sample)
         frame[f"{name}_p_holm"] = holm(frame[f"{name}_p"].to_numpy(dtype=np.float64))
+    variance = sample.differences.var(axis=1, ddof=1)
+    frame["mdd"] = minimal_detectable_difference(np.sqrt(variance), len(matrix))
+    _add_seeds(frame, variance / len(matrix), pairs, _trainings(matrix, names, per_seed))
+    frame["found"] = [_found(row) for _, row in frame.iterrows()]
     return frame[_columns()]
 
 
-def is_significant(row: pd.Series, alpha: float = 0.05) -> bool:
-    """Whether every test finds the pair's difference after correction."""
-    return all(float(row[f"{name}_p_holm"]) < alpha for name in TESTS)
+def is_significant(row: pd.Series, alpha: float = ALPHA) -> bool:
+    """Whether every test finds the pair's difference after correction and, if there is one, the
+    seed-aware interval leaves 0 out."""
+    tests = all(float(row[f"{name}_p_holm"]) < alpha for name in TESTS)
+    return tests and not (has_seeds(row) and row["seed_low"] <= 0 <= row["seed_high"])
+
+
+def has_seeds(row: pd.Series) -> bool:
+    """Whether the pair has a seed-aware interval."""
+    return bool(np.isfinite(row.get("seed_low", np.nan)))
+
+
+def in_words(row: pd.Series, labels: Mapping[str, str] | None = None) -> str:
+    """One sentence on a row of ``compare_all``.
+
+    Args:
+        labels: names for readers by the names in ``a`` and ``b``; others stay as they are.
+    """
+    labels = labels or {}
+    sign = 1 if row["difference"] >= 0 else -1
+    upper, lower = ("a", "b") if sign > 0 else ("b", "a")
+    high, low = (labels.get(str(row[side]), str(row[side])) for side in (upper, lower))
+    base, by = float(row[f"mean_{lower}"]), abs(float(row["difference"]))
+    amount = f"{by:.4f} ({by / base:+.1%})" if base else f"{by:.4f}"
+    if row["difference"] == 0:
+        head = f"{high} and {low} have the same mean"
+    elif is_significant(row):
+        head = f"{high} is above {low} by {amount}"
+    else:
+        head = f"{high} is not found to differ from {low}, though its mean is higher by {amount}"
+    intervals = f"95% interval over users {_interval(row, 'ci', sign)}"
+    if has_seeds(row):
+        intervals += f", over users and trainings {_interval(row, 'seed', sign)}"
+    p_values = ", ".join(f"{t.short} {_p(row[f'{name}_p_holm'])}" for name, t in TESTS.items())
+    return f"{head}; {intervals}; p after Holm's correction: {p_values}; {_verdict(row)}."
+
+
+def _verdict(row: pd.Series) -> str:
+    """The end of the sentence: found or not, by what, and what could have been found."""
+    few = "" if has_seeds(row) else f" (users only: {_seed_words(row)})"
+    if is_significant(row):
+        return f"found by every test{few or ' and with trainings counted'}"
+    missed = [test.short for name, test in TESTS.items() if not row[f"{name}_p_holm"] < ALPHA]
+    missed = ["any test"] if len(missed) == len(TESTS) else missed
+    missed += ["the interval over trainings"] if has_seeds(row) and _covers(row) else []
+    least = f"{row['mdd']:.4f} over users"
+    least += f" and {row['seed_mdd']:.4f} over users and trainings" if has_seeds(row) else ""
+    return (
+        f"not found by {' or '.join(missed)}{few}; four times in five such data find, before "
+        f"correction, a difference of {least}"
+    )
+
+
+def _seed_words(row: pd.Series) -> str:
+    counts = {int(row["seeds_a"]), int(row["seeds_b"])}
+    if counts == {1}:
+        return "one training"
+    return "two trainings" if counts == {2} else "fewer than three trainings of one"
+
+
+def _covers(row: pd.Series) -> bool:
+    return bool(row["seed_low"] <= 0 <= row["seed_high"])
+
+
+def _interval(row: pd.Series, kind: str, sign: int) -> str:
+    ends = sorted(sign * float(row[f"{kind}_{end}"]) for end in ("low", "high"))
+    return f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _found(row: pd.Series) -> str:
+    word = "yes" if is_significant(row) else "no"
+    return word if has_seeds(row) else f"users only: {word}"
 
 
 def _columns() -> list[str]:
     tested = [f"{name}_{part}" for name in TESTS for part in ("statistic", "p")]
-    return ["a", "b", "n", "mean_a", "mean_b", *Effect._fields, "ci_low", "ci_high", *tested,
-            *(f"{name}_p_holm" for name in TESTS)]  # fmt: skip
+    return ["a", "b", "n", "mean_a", "mean_b", *Effect._fields, "ci_low", "ci_high", "mdd",
+            "seeds_a", "seeds_b", "sd_a", "sd_b", "seed_low", "seed_high", "seed_mdd", *tested,
+            *(f"{name}_p_holm" for name in TESTS), "found"]  # fmt: skip
 
 
 def _describe(values: Floats, names: Sequence[str], pair: tuple[int, int]) -> dict[str, object]:
@@ -233,11 +171,26 @@ def _describe(values: Floats, names: Sequence[str], pair: tuple[int, int]) -> di
     }  # fmt: skip
 
 
-def _checked(differences: Floats) -> tuple[Floats, tuple[int, ...]]:
-    """Finite rows [n_pairs, n_users], and the shape that their outcome has."""
-    values = np.asarray(differences, dtype=np.float64)
-    if values.ndim not in (1, 2) or values.shape[-1] < 2:
-        raise ValueError(f"a paired test needs at least 2 users, got {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError("a paired test needs finite values")
-    return np.atleast_2d(values), values.shape[:-1]
+def _trainings(
+    matrix: Floats, names: Sequence[str], per_seed: Mapping[str, Floats] | None
+) -> Trainings:
+    """Components of every method, [n_methods]."""
+    if per_seed is None:
+        per_seed = {name: matrix[:, [column]] for column, name in enumerate(names)}
+    wrong = [name for name in names if name not in per_seed or len(per_seed[name]) != len(matrix)]
+    if wrong:
+        raise ValueError(f"{wrong[0]}: values of its seeds are missing or of other users")
+    each = [trainings(per_seed[name]) for name in names]
+    return Trainings(*(np.array(part, dtype=np.float64) for part in zip(*each, strict=True)))
+
+
+def _add_seeds(frame: pd.DataFrame, paired: Floats, pairs: Pairs, all_methods: Trainings) -> None:
+    """Columns on seeds; the interval only where both methods have enough of them."""
+    a, b = (Trainings(*(part[pairs[:, side]] for part in all_methods)) for side in (0, 1))
+    for side, found in (("a", a), ("b", b)):
+        frame[f"seeds_{side}"], frame[f"sd_{side}"] = found.seeds.astype(np.int64), found.sd
+    n_users = int(frame["n"].iloc[0])
+    difference = frame["difference"].to_numpy(dtype=np.float64)
+    enough = np.minimum(a.seeds, b.seeds) >= MIN_SEEDS
+    for name, part in seed_aware(difference, paired, n_users, a, b)._asdict().items():
+        frame[f"seed_{name}"] = np.where(enough, part, np.nan)

@@ -91,7 +91,7 @@ def test_chance_differences_get_no_mark(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("seeds", "words"),
     [([0], "One training: every method."), ([0, 1], "Two trainings: every method."),
-     ([0, 1, 2], "no seed-aware interval was computed")],
+     ([0, 1, 2], "is what the seed-aware interval counts. Both must agree.")],
 )  # fmt: skip
 def test_few_seeds_are_said(tmp_path: Path, seeds: list[int], words: str) -> None:
     notes = overall_table(results(example_store(tmp_path, ["pop", "tiger"], seeds))).notes

@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
 from benchmark.report import diagnostics, figures, page, tables
+from benchmark.report.aa import aa_table
 from benchmark.report.audit import audit_table
 from benchmark.report.drawing import Drawing, save
 from benchmark.report.provenance import protocol_line, provenance_rows, sanity_lines
@@ -104,7 +105,7 @@ def _section(result: DatasetResults, out: Path, command: str) -> _Section:
     candidates = [
         tables.overall_table(result), tables.reported_table(result), tables.pairwise_table(result),
         diagnostics.codes_table(result), diagnostics.efficiency_table(result),
-        diagnostics.training_table(result), audit_table(result),
+        diagnostics.training_table(result), audit_table(result), aa_table(result),
     ]  # fmt: skip
     made = [table for table in candidates if table is not None]
     for table in made:

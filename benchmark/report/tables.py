@@ -15,11 +15,18 @@ from benchmark.metrics import METRICS
 from benchmark.report.provenance import protocol_limits
 from benchmark.report.table import Column, Table, fixed, integer, p_value, percent, share
 from benchmark.resampling import DRAWS
-from benchmark.significance import compare_all, is_significant, name_tests
+from benchmark.significance import (
+    ALPHA,
+    MIN_SEEDS,
+    TESTS,
+    compare_all,
+    has_seeds,
+    in_words,
+    is_significant,
+    name_tests,
+)
 
 REPORTED = Path(__file__).parents[1] / "reported.json"
-ALPHA = 0.05
-MIN_SEEDS = 3  # below this nothing can be said about differences between trainings
 BETTER, WORSE = "†", "‡"
 
 #: Methods under test by the first word of their name; all others are baselines.
@@ -29,7 +36,7 @@ PROPOSED = ("diger", "gumbel", "ste")
 @lru_cache(maxsize=16)  # marks and pairs share it; a data set needs six
 def compared(result: DatasetResults, metric: str, k: int) -> pd.DataFrame:
     """``compare_all`` of the results' methods, made once; readers must not change the frame."""
-    return compare_all(result.values(metric, k))
+    return compare_all(result.values(metric, k), result.seed_values(metric, k))
 
 
 def is_baseline(method: str) -> bool:
@@ -116,7 +123,7 @@ def overall_table(result: DatasetResults) -> Table:
 
 
 def _marks(result: DatasetResults, metric: str, k: int) -> dict[str, str]:
-    """Mark of each proposed method that differs from the column's best baseline by every test."""
+    """Mark of each proposed method that is found to differ from the column's best baseline."""
     means = result.summary(metric, k)["mean"]
     kinds = {method.key: is_baseline(method.method) for method in result.methods}
     baselines = [key for key, baseline in kinds.items() if baseline]
@@ -125,7 +132,7 @@ def _marks(result: DatasetResults, metric: str, k: int) -> dict[str, str]:
         return marks
     best = str(means[baselines].idxmax())
     for _, row in compared(result, metric, k).iterrows():
-        if best in (row["a"], row["b"]) and is_significant(row, ALPHA):
+        if best in (row["a"], row["b"]) and is_significant(row):
             other = row["b"] if row["a"] == best else row["a"]
             if not kinds[other]:
                 marks[other] = BETTER if means[other] > means[best] else WORSE
@@ -139,8 +146,21 @@ def _overall_caption(result: DatasetResults) -> str:
         f"{len(result.users):,} test users. Best value bold, second underlined. {BETTER} above, "
         f"{WORSE} below the best baseline of the column: {name_tests(pairs)} on per-user "
         f"values averaged over seeds (n = {len(result.users):,} users) all give p < {ALPHA} after "
-        f"Holm's correction over the column's {pairs} pairs of methods. Baselines: "
+        f"Holm's correction over the column's {pairs} pairs of methods{_seed_rule(result)}. "
+        "Baselines: "
         f"{'; '.join(m.label for m in result.methods if is_baseline(m.method)) or 'none'}."
+    )
+
+
+def _seed_rule(result: DatasetResults) -> str:
+    """What is asked beyond the tests, as the end of a caption's sentence."""
+    enough = [m for m in result.methods if len(m.seeds) >= MIN_SEEDS]
+    if len(enough) < 2:
+        return ""
+    which = "" if len(enough) == len(result.methods) else ", where both methods have one,"
+    return (
+        f", and{which} the seed-aware 95% interval (users and trainings drawn, t with "
+        "Satterthwaite's degrees of freedom, uncorrected) leaves 0 out"
     )
 
 
@@ -155,8 +175,8 @@ def _seed_notes(result: DatasetResults) -> list[str]:
     if lines:
         return [f"{' '.join(lines)} Users only: the tests do not know how much one training "
                 "differs from the next; a mark says nothing beyond these trainings."]  # fmt: skip
-    return ["The tests see users only; how much trainings differ is shown by the standard "
-            "deviation, and no seed-aware interval was computed."]  # fmt: skip
+    return ["The tests see users only; that one training differs from the next for all users at "
+            "once is what the seed-aware interval counts. Both must agree."]  # fmt: skip
 
 
 def _method_notes(result: DatasetResults) -> list[str]:
@@ -256,33 +276,63 @@ def _beside(
 
 
 def pairwise_table(result: DatasetResults, metric: str = "ndcg") -> Table | None:
-    """Every pair of methods on the headline cut-off; None with fewer than two methods or users."""
+    """Every pair of methods on the headline cut-off; None with fewer than two methods or users.
+
+    The frame has all of ``compare_all``, and ``words``, a sentence a pair.
+    """
     k = result.headline_k
     if len(result.methods) < 2 or len(result.users) < 2:
         return None
     frame = compared(result, metric, k).copy()
-    frame["found"] = ["yes" if is_significant(row, ALPHA) else "no" for _, row in frame.iterrows()]
+    frame["words"] = [in_words(row, result.labels) for _, row in frame.iterrows()]
+    best = result.summary(metric, k)["mean"].idxmax()
+    against = frame.loc[(frame["a"] == best) | (frame["b"] == best), "words"].to_list()
     for side in ("a", "b"):
         frame[side] = frame[side].map(result.labels)
-    columns = [
-        Column("a", "A"), Column("b", "B"), Column("mean_a", "A", fixed(4)),
-        Column("mean_b", "B", fixed(4)), Column("difference", "A - B", fixed(4)),
-        Column("ci_low", "low", fixed(4)), Column("ci_high", "high", fixed(4)),
-        Column("relative", "change", percent), Column("d_z", "d_z", fixed(3)),
-    ]  # fmt: skip
-    for name, header in (("t", "p, t-test"), ("wilcoxon", "p, Wilcoxon")):
-        columns += [Column(f"{name}_p", header, p_value), Column(f"{name}_p_holm", "Holm", p_value)]
-    columns += [Column("flip_p_holm", "sign flips, Holm", p_value), Column("found", "found")]
-    caption = (
-        f"Every pair of methods on {result.heading}, {METRICS[metric].label}@{k}, paired by user "
-        f"(n = {len(result.users):,}), per-user values averaged over seeds. Low and high: 95% BCa "
-        f"bootstrap interval of A - B ({DRAWS:,} draws of users). d_z: Cohen's d of the paired "
-        f"differences. Found: {name_tests(len(frame))} all give p < {ALPHA} after Holm's "
-        f"correction over the {len(frame)} pairs of this table."
-    )
     return Table(
-        f"{result.dataset}-pairs", frame, tuple(columns), caption, tuple(_seed_notes(result))
-    )
+        f"{result.dataset}-pairs", frame, _pair_columns(frame),
+        _pair_caption(result, frame, f"{METRICS[metric].label}@{k}"),
+        (*_seed_notes(result), *against),
+    )  # fmt: skip
+
+
+def _pair_columns(frame: pd.DataFrame) -> tuple[Column, ...]:
+    """Those on trainings only where there is something to show."""
+    several = bool(frame[["sd_a", "sd_b"]].notna().any(axis=None))
+    aware = any(has_seeds(row) for _, row in frame.iterrows())
+    seeds = [Column("seeds_a", "seeds A", integer), Column("seeds_b", "seeds B", integer)]
+    seed_ends = [Column("seed_low", "seed-aware low", fixed(4)),
+                 Column("seed_high", "seed-aware high", fixed(4))]  # fmt: skip
+    columns = [
+        Column("a", "A"), Column("b", "B"), *(seeds if several else []),
+        Column("mean_a", "A", fixed(4), spread="sd_a" if several else None),
+        Column("mean_b", "B", fixed(4), spread="sd_b" if several else None),
+        Column("difference", "A - B", fixed(4)),
+        Column("ci_low", "low", fixed(4)), Column("ci_high", "high", fixed(4)),
+        *(seed_ends if aware else []),
+        Column("relative", "change", percent), Column("d_z", "d_z", fixed(3)),
+        Column("mdd", "smallest", fixed(4)),
+        *([Column("seed_mdd", "seed-aware smallest", fixed(4))] if aware else []),
+    ]  # fmt: skip
+    tests = [Column(f"{name}_p_holm", f"{t.short}, Holm", p_value) for name, t in TESTS.items()]
+    return (*columns, *tests, Column("found", "found"))
+
+
+def _pair_caption(result: DatasetResults, frame: pd.DataFrame, metric: str) -> str:
+    users_only = not all(has_seeds(row) for _, row in frame.iterrows())
+    return (
+        f"Every pair of methods on {result.heading}, {metric}, paired by user "
+        f"(n = {len(result.users):,}), per-user values averaged over seeds, with the standard "
+        "deviation over seeds of the mean. Low and high: 95% BCa "
+        f"bootstrap interval of A - B ({DRAWS:,} draws of users). d_z: Cohen's d of the paired "
+        "differences. Smallest: the difference that the t-test finds four times in five at "
+        f"p < {ALPHA} before correction. Found: {name_tests(len(frame))} all give p < {ALPHA} "
+        f"after Holm's correction over the {len(frame)} pairs of this table"
+        f"{_seed_rule(result)}."
+        + (" Users only: fewer than three trainings of a method, no seed-aware interval."
+           if users_only else "")
+        + " The notes say in words how the method with the highest mean compares."
+    )  # fmt: skip
 
 
 def _encoder(result: DatasetResults) -> str | None:

@@ -163,7 +163,8 @@ def _recbole(rows: Rows, facts: dict[str, Any]) -> Table:
 def _statistics(rows: Rows, facts: dict[str, Any]) -> Table:
     columns = (
         Column("methods", "Methods", integer), Column("users", "Users", integer),
-        Column("pairs", "Pairs", integer), Column("flips", "Sign flips", integer),
+        Column("seeds", "Seeds", integer), Column("pairs", "Pairs", integer),
+        Column("flips", "Sign flips", integer),
         Column("draws", "Bootstrap draws", integer), Column("seconds", "s", fixed(1)),
         Column("peak_memory_bytes", "MB", integer),
     )  # fmt: skip

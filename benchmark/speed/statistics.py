@@ -1,8 +1,8 @@
 """Time and memory of comparing all pairs of methods: ``python -m benchmark.speed.statistics``.
 
-    methods=12 users=30431 flips=10000 draws=10000 seed=0     the sizes, these by default
+    methods=12 users=30431 seeds=5 flips=10000 draws=10000 seed=0     the sizes, these by default
 
-makes up per-user values, compares every pair by every test and with an interval, and prints one
+makes up per-user values, compares every pair by every test and with both intervals, and prints one
 line of JSON. 30,431 is the number of users of Yelp, the largest of the paper's data sets. Exit code
 2 for a bad argument. Needs no torch.
 """
@@ -18,22 +18,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from benchmark.errors import UserError
 from benchmark.guard import guard
 from benchmark.provenance import peak_memory_bytes
 from benchmark.significance import compare_all
 
-SIZES = {"methods": 12, "users": 30_431, "flips": 10_000, "draws": 10_000, "seed": 0}
-SMALLEST = {"methods": 2, "users": 2, "flips": 1, "draws": 1, "seed": 0}
+SIZES = {"methods": 12, "users": 30_431, "seeds": 5, "flips": 10_000, "draws": 10_000, "seed": 0}
+SMALLEST = {"methods": 2, "users": 2, "seeds": 1, "flips": 1, "draws": 1, "seed": 0}
 TOP = 10
 HIT = 0.06  # mean chance that a target is among the first ten
-SEEDS = 3
+MANY = 3  # seeds
 
 
 def measure(
     methods: int = SIZES["methods"],
     users: int = SIZES["users"],
+    seeds: int = SIZES["seeds"],
     flips: int = SIZES["flips"],
     draws: int = SIZES["draws"],
     seed: int = SIZES["seed"],
@@ -41,13 +43,14 @@ def measure(
     """Time ``compare_all`` on made-up values, in a fresh process: nothing loaded here counts.
 
     Returns:
-        methods, users, pairs, flips, draws, seconds (of the comparison alone) and
+        methods, users, seeds, pairs, flips, draws, seconds (of the comparison alone) and
         peak_memory_bytes (of the whole process, Python and its libraries included).
 
     Raises:
         UserError: a size is too small, or the process fails.
     """
-    sizes = {"methods": methods, "users": users, "flips": flips, "draws": draws, "seed": seed}
+    sizes = {"methods": methods, "users": users, "seeds": seeds, "flips": flips, "draws": draws,
+             "seed": seed}  # fmt: skip
     _check(sizes)
     command = [sys.executable, "-m", "benchmark.speed.statistics"]
     done = subprocess.run(
@@ -62,36 +65,48 @@ def measure(
 
 
 def measure_here(
-    methods: int, users: int, flips: int, draws: int, seed: int
+    methods: int, users: int, seeds: int, flips: int, draws: int, seed: int
 ) -> dict[str, float | int]:
     """As ``measure``, in this process: the peak is that of everything this process has done."""
-    values = made_up_values(methods, users, seed)
+    runs = made_up_runs(methods, users, [seeds] * methods, seed)
+    values = pd.DataFrame({name: run.mean(axis=1) for name, run in runs.items()})
     start = time.perf_counter()
-    frame = compare_all(values, flips=flips, draws=draws, seed=seed)
+    frame = compare_all(values, runs, flips=flips, draws=draws, seed=seed)
     seconds = time.perf_counter() - start
-    return {"methods": methods, "users": users, "pairs": len(frame), "flips": flips,
-            "draws": draws, "seconds": seconds, "peak_memory_bytes": _peak_bytes()}  # fmt: skip
+    return {
+        "methods": methods, "users": users, "seeds": seeds, "pairs": len(frame), "flips": flips,
+        "draws": draws, "seconds": seconds, "peak_memory_bytes": _peak_bytes(),
+    }  # fmt: skip
 
 
 def made_up_values(methods: int, users: int, seed: int = 0) -> pd.DataFrame:
-    """NDCG@10 of each user and method, float64 [users x methods].
+    """NDCG@10 of each user and method, float64 [users x methods]: ``made_up_runs``, every second
+    method being the mean over three seeds, which makes its values more varied."""
+    counts = [MANY if method % 2 else 1 for method in range(methods)]
+    runs = made_up_runs(methods, users, counts, seed)
+    return pd.DataFrame({name: run.mean(axis=1) for name, run in runs.items()})
+
+
+def made_up_runs(
+    methods: int, users: int, seeds: Sequence[int], seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """NDCG@10 of each user with each training, [users, trainings], by method.
 
     Hits are rare and shared: each user has a chance that the target is among the first ten, the
     same for all methods but for their strength, and for half the users it is next to none (a beta
-    distribution). A hit at rank r gives 1 / log2(r + 1), each rank being as likely. Every second
-    method is the mean over three seeds, which makes its values more varied. With the default sizes
-    seven in ten users score 0 with every method.
+    distribution). A hit at rank r gives 1 / log2(r + 1), each rank being as likely. With the
+    default sizes and one or three seeds seven in ten users score 0 with every method. One training
+    differs from the next by chance alone.
     """
     rng = np.random.default_rng(seed)
     chance = rng.beta(2 * HIT / (1 - HIT), 2, size=users)
-    columns = {}
+    runs = {}
     for method in range(methods):
         strength = 0.6 + 0.4 * method / (methods - 1)
-        runs = SEEDS if method % 2 else 1
-        hit = rng.random((runs, users)) < strength * chance
-        rank = rng.integers(1, TOP + 1, size=(runs, users))
-        columns[f"method_{method}"] = np.where(hit, 1 / np.log2(rank + 1.0), 0.0).mean(axis=0)
-    return pd.DataFrame(columns)
+        hit = rng.random((seeds[method], users)) < strength * chance
+        rank = rng.integers(1, TOP + 1, size=(seeds[method], users))
+        runs[f"method_{method}"] = np.where(hit, 1 / np.log2(rank + 1.0), 0.0).T
+    return runs
 
 
 def _peak_bytes() -> int:

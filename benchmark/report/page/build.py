@@ -22,12 +22,13 @@ from benchmark.aggregate import DatasetResults
 from benchmark.metrics import METRICS
 from benchmark.report.drawing import Drawing
 from benchmark.report.html import identifier
-from benchmark.report.page.comparisons import comparisons, test_labels, words
+from benchmark.report.page.comparisons import comparisons, test_labels
 from benchmark.report.page.embed import Picture, as_json, picture
 from benchmark.report.page.runs import SEED_MARK, address, run_pages, runs_table
 from benchmark.report.provenance import protocol_line, sanity_lines
 from benchmark.report.table import Table
 from benchmark.report.tables import compared
+from benchmark.significance import in_words
 from benchmark.store import write_text
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -124,7 +125,7 @@ def leaders(result: DatasetResults) -> list[str]:
     labels = result.labels
     return [
         f"Highest {METRICS['ndcg'].label}@{k}: {labels[first]} {means[first]:.4f}, then "
-        f"{labels[second]} {means[second]:.4f}. {words(pair, labels)}"
+        f"{labels[second]} {means[second]:.4f}. {in_words(pair, labels)}"
     ]
 
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark import significance
 from benchmark.aggregate import DatasetResults
 from benchmark.metrics import METRICS
 from benchmark.report.page.embed import rounded
-from benchmark.report.tables import ALPHA, compared
-from benchmark.significance import TESTS, is_significant
+from benchmark.report.tables import compared
+from benchmark.significance import TESTS, in_words
 
 #: Those that the overall table tests as well, so that nothing is computed for the page alone.
 SHOWN_METRICS = ("recall", "ndcg")
@@ -70,7 +69,13 @@ def _rows(frame: pd.DataFrame, columns: list[str], labels: Mapping[str, str]) ->
     for _, row in frame.iterrows():
         numbers = [rounded(_plain(row[column]), DIGITS) for column in columns]
         rows.append(
-            [positions[row["a"]], positions[row["b"]], *numbers, found(row), words(row, labels)]
+            [
+                positions[row["a"]],
+                positions[row["b"]],
+                *numbers,
+                str(row["found"]),
+                in_words(row, labels),
+            ]
         )
     return rows
 
@@ -80,25 +85,3 @@ def _plain(value: Any) -> Any:
     if value is None or value is pd.NA:
         return None
     return value.item() if isinstance(value, np.generic) else value
-
-
-def found(row: pd.Series) -> str:
-    """The frame's own word on whether the difference counts as found; without one, whether every
-    test finds it after correction."""
-    if "found" in row.index:
-        return str(row["found"])
-    return "yes" if is_significant(row, ALPHA) else "no"
-
-
-def words(row: pd.Series, labels: Mapping[str, str]) -> str:
-    """The comparison as a sentence; it is the same whichever method comes first."""
-    say = getattr(significance, "in_words", None)
-    if say is not None:
-        return str(say(row, labels))
-    above, below = ("a", "b") if row["difference"] >= 0 else ("b", "a")
-    if row["difference"] == 0:
-        return f"{labels[row['a']]} and {labels[row['b']]} have the same mean."
-    return (
-        f"{labels[row[above]]} is above {labels[row[below]]} by {abs(row['difference']):.4f}; "
-        f"found: {found(row)}."
-    )

@@ -105,11 +105,11 @@ function intervalChart(difference, intervals, smallest, label) {
   const svg = drawn("svg", { class: "intervals", viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": label });
   const floor = height - 22;
   if (smallest !== null) svg.append(drawn("rect", { class: "smallest", x: x(-smallest), y: 0, width: x(smallest) - x(-smallest), height: floor }));
-  svg.append(drawn("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: floor }));
   intervals.forEach(({ name, low, high }, index) => {
     const row = 24 + 34 * index;
     svg.append(
       drawn("text", { x: left, y: row - 10 }, name),
+      drawn("line", { class: "zero", x1: x(0), x2: x(0), y1: row - 7, y2: row + 12 }),
       drawn("line", { class: "interval", x1: x(low), x2: x(high), y1: row, y2: row }),
       drawn("line", { class: "interval", x1: x(low), x2: x(low), y1: row - 5, y2: row + 5 }),
       drawn("line", { class: "interval", x1: x(high), x2: x(high), y1: row - 5, y2: row + 5 }),
