@@ -18,8 +18,8 @@ from benchmark.power import ALPHA, minimal_detectable_difference
 from benchmark.resampling import DRAWS, SEED, Pairs, bootstrap
 from benchmark.seed_aware import MIN_SEEDS, Trainings, seed_aware, trainings
 
-__all__ = ["ALPHA", "MIN_SEEDS", "TESTS", "compare_all", "flips_for", "has_seeds", "holm",
-           "in_words",
+__all__ = ["ALPHA", "MIN_SEEDS", "TESTS", "compare_all", "flips_for", "found_word", "has_seeds",
+           "holm", "in_words",
            "is_significant", "name_tests"]  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def compare_all(
     variance = sample.differences.var(axis=1, ddof=1)
     frame["mdd"] = minimal_detectable_difference(np.sqrt(variance), len(matrix))
     _add_seeds(frame, variance / len(matrix), pairs, _trainings(matrix, names, per_seed))
-    frame["found"] = [_found(row) for _, row in frame.iterrows()]
+    frame["found"] = [found_word(row) for _, row in frame.iterrows()]
     return frame[_columns()]
 
 
@@ -151,7 +151,8 @@ def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _found(row: pd.Series) -> str:
+def found_word(row: pd.Series) -> str:
+    """``yes`` or ``no``, with ``users only:`` before it where trainings could not be counted."""
     word = "yes" if is_significant(row) else "no"
     return word if has_seeds(row) else f"users only: {word}"
 

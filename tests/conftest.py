@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from benchmark.config import compose_config
@@ -39,6 +38,8 @@ def dataset_config(name: str, /, **overrides: object) -> DatasetConfig:
 @pytest.fixture(autouse=True)
 def products_as_torch_has_them() -> Iterator[None]:
     """A run in this process sets how float32 products are made; that ends with its test."""
+    import torch  # here, or whatever uses this file's helpers would import it too
+
     onednn: Any = torch.backends.mkldnn
     before = onednn.matmul.fp32_precision
     yield

@@ -111,20 +111,15 @@ def test_codes_of_ste_fall(results: Results) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gumbel", "diger_sdud"])
-def test_codes_under_noise_on_all_of_them_are_not_found_to_fall(
-    results: Results, name: str
-) -> None:
-    """Not found at the level at which STE's are, which is less than shown to stay: of 31.5 codes
-    STE ended with 30.2, ``gumbel`` with 30.4 (p = 0.016), ``diger_sdud`` with 31.3 (p = 0.08).
-    ``diger_frqud``, whose noise is on hot codes only, ended with 30.3 (p = 0.001), as STE."""
-    p = p_greater(column(results[name], "start"), column(results[name], "end"))
-    assert p > LEVEL, table(results)
+def test_codes_under_learned_noise_are_not_found_to_fall(results: Results) -> None:
+    """Not found at the level at which STE's are, which is less than shown to stay. Plain Gumbel's
+    are not held to it: they were found to fall, too (p = 0.009), though less far than STE's."""
+    sdud = results["diger_sdud"]
+    assert p_greater(column(sdud, "start"), column(sdud, "end")) > LEVEL, table(results)
 
 
 @pytest.mark.slow
 def test_learned_noise_keeps_more_codes_than_none(results: Results) -> None:
-    """For plain Gumbel that is not shown here: p = 0.17."""
     sdud, ste = column(results["diger_sdud"], "end"), column(results["ste"], "end")
     assert p_greater(sdud, ste) < LEVEL, table(results)
 

@@ -13,17 +13,13 @@ import pytest
 
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
-from benchmark.report.diagnostics import efficiency_table
+from benchmark.report.datasets import dataset_table
+from benchmark.report.efficiency import efficiency_table
 from benchmark.report.provenance import protocol_limits, provenance_rows, sanity_lines
 from benchmark.report.render import render
+from benchmark.report.reported import reported_rows, reported_table
 from benchmark.report.table import Markdown
-from benchmark.report.tables import (
-    dataset_table,
-    overall_table,
-    pairwise_table,
-    reported_rows,
-    reported_table,
-)
+from benchmark.report.tables import overall_table, pairwise_table
 from benchmark.store import StoredRun
 from tests.store_fixture import LABELS, add_run, example_store
 
@@ -288,7 +284,8 @@ def test_latex_is_well_formed(tmp_path: Path) -> None:
             names = re.findall(r"\\input\{([^}]+)\}", text)
             assert all((path.parent / name).is_file() for name in names)
             continue
-        columns = len(re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)[0])
+        align = re.findall(r"\\begin\{tabular\}\{(.*)\}$", text, flags=re.M)[0]
+        columns = len(re.sub(r">\{[^}]*\}p\{[^}]*\}", "p", align))
         rows = re.findall(r"^(.*) \\\\$", text, flags=re.M)
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}, path.name
 

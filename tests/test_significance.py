@@ -33,6 +33,7 @@ from benchmark.report import tables
 from benchmark.resampling import bootstrap, sign_flip
 from benchmark.seed_aware import seed_aware, trainings
 from benchmark.significance import compare_all, in_words, is_significant
+from benchmark.speed.report import TABLES as speed_tables
 from benchmark.speed.statistics import made_up_runs, made_up_values, measure
 from tests.store_fixture import add_run, example_store
 
@@ -349,6 +350,8 @@ def test_pairs_show_what_trainings_add_and_the_best_method_in_words(tmp_path: Pa
     assert three is not None
     shown = {column.key for column in three.columns}
     assert {"mdd", "seeds_a", "seed_low", "seed_high", "seed_mdd", "found"} <= shown
+    spreads = {column.key: column.spread for column in three.columns}
+    assert (spreads["mean_a"], spreads["mean_b"]) == ("sd_a", "sd_b")
     assert "seed-aware 95% interval" in three.caption
     assert "Users only" not in three.caption
     assert len(three.frame["words"]) == 3
@@ -406,6 +409,8 @@ def test_measured_statistics() -> None:
         "methods": 4, "users": 300, "seeds": 3, "pairs": 6, "flips": 50, "draws": 60,
     }  # fmt: skip
     assert found["seconds"] > 0
+    shown = [column.key for column in speed_tables["statistics"]([found], {}).columns]
+    assert set(sizes) < set(shown)
     assert 20e6 < found["peak_memory_bytes"] < 1e9
     with pytest.raises(UserError, match="methods=1 is too small; 2 is the least"):
         measure(methods=1)
