@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from benchmark.aggregate import aggregate
-from benchmark.report.__main__ import collect, folders_below, write_report
+from benchmark.report.__main__ import write_report
 from benchmark.report.tables import compared
+from benchmark.selection import collect, folders_below
 from benchmark.significance import in_words
 from tests.store_fixture import add_run
 

@@ -90,11 +90,12 @@ class _Section:
         self, result: DatasetResults, made: list[Table], drawn: list[Drawing], out: Path
     ) -> None:
         self.tables = made
-        self.page = page.section(result, made, drawn, out / "figures")
+        verdicts = summary_paragraph(result)
+        self.page = page.section(result, made, drawn, out / "figures", verdicts)
         markup = Markdown()
         lines = [f"## {markup.escape(result.heading)}", "", protocol_line(result), ""]
         lines += [f"    {line}" for line in sanity_lines(result)] + [""]
-        lines += [markup.escape(summary_paragraph(result)), ""]
+        lines += [markup.escape(verdicts), ""]
         for table in made:
             heading = table.name.removeprefix(f"{result.dataset}-").capitalize()
             lines += [f"### {heading}", ""]
