@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -204,7 +205,12 @@ class StoredRun:
         return pd.read_parquet(self.folder / "ranks.parquet")
 
     def train_log(self) -> list[dict[str, Any]]:
-        """One dict an epoch; empty for methods that do not train in epochs."""
+        """One dict an epoch, not to be changed; empty for methods that do not train in epochs."""
+        return self._log
+
+    @cached_property
+    def _log(self) -> list[dict[str, Any]]:
+        # Kept, as a report asks for it some twenty times.
         path = self.folder / "train.jsonl"
         if not path.exists():
             return []

@@ -12,7 +12,7 @@ import pytest
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.report.code_figures import heat_maps
 from benchmark.report.code_map import code_grid, grid_shape
-from benchmark.report.codes import CodeUse, code_use, gini
+from benchmark.report.codes import CodeUse, code_use, gini, group_sizes
 from benchmark.report.curves import history
 from benchmark.report.diagnostics import (
     codes_table,
@@ -241,3 +241,12 @@ def test_history_averages_the_seeds_that_got_there(tmp_path: Path) -> None:
     assert list(found) == [0, 1, 2]
     assert found[1] == pytest.approx([0.8, 0.8])
     assert len(found[2]) == 1
+
+
+@pytest.mark.parametrize("top", [1, 4, 300, 2**30])  # the last are too large for one number each
+def test_group_sizes_are_those_of_equal_rows(top: int) -> None:
+    codes = np.random.default_rng(top).integers(0, 4, (200, 3)).astype(np.int32)
+    codes[codes == 3] = top
+    wanted = np.unique(codes, axis=0, return_counts=True)[1]
+    assert group_sizes(codes).tolist() == wanted.tolist()
+    assert wanted.max() > 1

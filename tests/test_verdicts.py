@@ -161,6 +161,7 @@ BARS: list[tuple[dict[str, Any], str, str]] = [
     ({"protocol__max_history": 20}, "protocol", "histories cut to 20"),
     ({"protocol__train_prefixes": 5}, "protocol", "last 5 prefixes"),
     ({"counts__train_rows": 1399}, "split", "1,399 train rows, not 1,400"),
+    ({"counts__train_rows": None}, "split", "an unknown number of train rows, not 1,400"),
     ({"dataset_info__encoder": {**RELEASED, "dimension": 384}}, "item vectors", "the source's"),
     ({"dataset_info__encoder": {**RELEASED, "source": "npy"}}, "item vectors", "LLaMA, 4096-d"),
     ({"dataset_info__encoder": "all-MiniLM-L6-v2"}, "item vectors", "all-MiniLM-L6-v2"),

@@ -15,7 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from benchmark.report.codes import CodeUse
+from benchmark.report.codes import CodeUse, group_sizes
 from benchmark.report.drawing import Drawing, new_figure, style, wrap
 
 UNUSED = "#E4E4E4"
@@ -25,7 +25,7 @@ Scale = Literal["log", "linear"]
 def use_of(codes: NDArray[np.int32], codebook_size: int) -> CodeUse:
     """Code use of int32 [N, m] codes, N >= 1, without suffix."""
     counts = np.stack([np.bincount(level, minlength=codebook_size) for level in codes.T])
-    groups = np.unique(codes, axis=0, return_counts=True)[1]
+    groups = group_sizes(codes)
     return CodeUse(counts.astype(np.int64), len(groups), int(groups.max()), True)
 
 
