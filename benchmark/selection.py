@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmark import store
 from benchmark.errors import UserError
+from benchmark.kept import kept_record
 from benchmark.report.damage import check_run
 from benchmark.store import StoredRun
 
@@ -66,12 +67,15 @@ def _of_experiment(experiment: str, overrides: Sequence[str], root: str | None) 
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[StoredRun], list[str]]:
-    """The finished runs in these folders, and one line for each damaged one."""
+    """The finished runs in these folders, and one line for each damaged one.
+
+    Their records are those that a published store or a bundle would have, so that reports do not
+    differ by where the runs are."""
     runs, problems = [], []
     for folder in folders:
         try:
             if store.is_done(folder):
-                run = StoredRun(folder, store.read_run_json(folder) or {})
+                run = StoredRun(folder, kept_record(folder))
                 check_run(run)
                 runs.append(run)
         except UserError as error:
