@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmark.execution import Execution, ExecutionChoice, begin, faster_produc
 from benchmark.selection import collect, folders_below
 from benchmark.speed import reporting, scaling, tokenizer
 from benchmark.speed.__main__ import main
+from benchmark.speed.processes import watch
 from benchmark.speed.report import write_report
 from benchmark.speed.synthetic_store import Sizes, sizes_from, write_store
 from benchmark.speed.target import CHEAP_TOKENIZER, Target
@@ -131,6 +133,23 @@ def test_a_report_on_made_up_runs_is_measured_in_a_process_of_its_own(tmp_path: 
              "parts": {"report": [row]}}  # fmt: skip
     write_report(facts, tmp_path, "x")
     assert "| 1 | 5 | 2 | 40 | 10 |" in (tmp_path / "x.md").read_text(encoding="utf-8")
+
+
+GROW = "x = bytearray(100 * 2**20); import time; time.sleep(0.5)"
+FAMILY = (
+    "import subprocess, sys; "
+    f"children = [subprocess.Popen([sys.executable, '-c', {GROW!r}]) for _ in range(2)]; "
+    "sum(range(10**7)); [child.wait() for child in children]; print('done'); sys.exit(3)"
+)
+
+
+def test_processes_are_counted_together(tmp_path: Path) -> None:
+    use, done = watch([sys.executable, "-c", FAMILY], tmp_path)
+    assert (done.returncode, done.stdout) == (3, "done\n")
+    assert use.processes == 3
+    assert use.peak_memory_bytes > 200 * 2**20
+    assert use.seconds >= 0.5
+    assert use.cpu_seconds > 0.05
 
 
 def test_made_up_runs_are_whole_and_the_same_each_time(tmp_path: Path) -> None:

@@ -185,12 +185,13 @@ def _report(rows: Rows, facts: dict[str, Any]) -> Table:
         Column("seeds", "Seeds", integer), Column("users", "Users", integer),
         Column("runs", "Runs", integer), Column("store_bytes", "Store, MB", integer),
         Column("cores", "Cores", integer), Column("seconds", "s", fixed(1)),
-        Column("cpu_seconds", "CPU s", fixed(1)),
+        Column("cpu_seconds", "CPU s", fixed(1)), Column("processes", "Processes", integer),
         Column("peak_memory_bytes", "Peak MB", integer),
     )  # fmt: skip
     return Table("speed-report", frame, columns,
                  "python -m benchmark.report on made-up runs: tables, figures and pages of all "
-                 "data sets, from the start of its process to the end.")  # fmt: skip
+                 "data sets, from the start to the end of all its processes; peaks of those alive "
+                 "together are added up.")  # fmt: skip
 
 
 def _deterministic(rows: Rows, facts: dict[str, Any]) -> Table:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,8 @@ from typing import Any
 from benchmark.errors import UserError
 from benchmark.guard import guard
 from benchmark.progress import make_progress
-from benchmark.speed.statistics import peak_bytes
+from benchmark.speed.processes import Use, watch
 from benchmark.speed.synthetic_store import Sizes, sizes_from, write_store
-
-REPORT = "report"  # first argument of the process that is measured
 
 
 def measure(
@@ -40,9 +37,8 @@ def measure(
         keep: folder for the store and its report, which must not be there; None: a temporary one.
 
     Returns:
-        The sizes; runs; cores that the process may use; store_bytes; store_seconds, to make it;
-        seconds, of the whole process from its start to its end; cpu_seconds, of its cores, which
-        other work on the machine makes no longer; peak_memory_bytes, its largest resident size.
+        The sizes; runs; cores that the report may use; store_bytes; store_seconds, to make it; and
+        of the report what ``processes.Use`` has.
 
     Raises:
         UserError: ``keep`` is there, or the report fails.
@@ -55,35 +51,25 @@ def measure(
         started = time.perf_counter()
         runs = write_store(root / "results", sizes, progress)
         made = time.perf_counter()
-        process = _report(root)
-        seconds = time.perf_counter() - made
+        use = _report(root)
         files = [path for path in (root / "results").rglob("*") if path.is_file()]
         return {
             **asdict(sizes), "runs": runs, "cores": _cores(),
             "store_bytes": sum(path.stat().st_size for path in files),
-            "store_seconds": made - started, "seconds": seconds, **process,
+            "store_seconds": made - started, **use._asdict(),
         }  # fmt: skip
 
 
-def _report(root: Path) -> dict[str, Any]:
-    """Report on ``root/results`` in a fresh process; its cpu_seconds and peak_memory_bytes."""
-    command = [sys.executable, "-m", "benchmark.speed.reporting", REPORT]
-    done = subprocess.run(
-        [*command, f"store={root / 'results'}", f"out={root / 'report'}"],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+def _report(root: Path) -> Use:
+    """Report on ``root/results`` as a reader would."""
+    options = [f"store={root / 'results'}", f"out={root / 'report'}"]
+    use, done = watch(
+        [sys.executable, "-m", "benchmark.report", *options], Path(__file__).parents[2]
+    )
     if done.returncode != 0:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise UserError(f"the report could not be measured: {words.removeprefix('error: ')}")
-    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return facts
-
-
-def _report_here(arguments: Sequence[str]) -> None:
-    from benchmark.report.__main__ import write_report
-
-    write_report(arguments)
-    print(json.dumps({"cpu_seconds": time.process_time(), "peak_memory_bytes": peak_bytes()}))
+    return use
 
 
 def _cores() -> int:
@@ -92,9 +78,6 @@ def _cores() -> int:
 
 def main() -> None:
     def action() -> None:
-        if sys.argv[1:2] == [REPORT]:
-            _report_here(sys.argv[2:])
-            return
         folders, sizes = sizes_from(sys.argv[1:], "keep")
         progress = make_progress("store")
         try:
