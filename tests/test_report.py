@@ -248,7 +248,7 @@ def test_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
         render(given, tmp_path / name, "Title", COMMAND, list(LABELS), [])
     first = digests(tmp_path / "a")
     assert first == digests(tmp_path / "b")
-    assert {Path(name).suffix for name in first} == {".md", ".tex", ".png", ".pdf"}
+    assert {Path(name).suffix for name in first} == {".md", ".html", ".tex", ".png", ".pdf"}
     for name in first:
         assert str(tmp_path).encode() not in (tmp_path / "a" / name).read_bytes()
 

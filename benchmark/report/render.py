@@ -57,6 +57,7 @@ def render(
         f"<!-- Made by: {one_line(command)} -->", "", f"# {Markdown().escape(title)}", "",
         *_problem_lines(problems),
         "Made from stored results by", "", f"    {command}", "",
+        f"The same to sort, filter and compare in a browser: {link('index.html')}. "
         f"All tables as one LaTeX document: {link('tables/all.tex')}.", "",
         "## Data sets", "", datasets.markdown_body(), "", *table_links(datasets), "",
     ]  # fmt: skip

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from benchmark.store import StoredRun, write_text
 
 #: Tables that the index shows in full; the others are linked.
 SHOWN = ("overall", "reported")
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 #: Users times runs from which a report is large: below, starting processes takes longer.
 LARGE = 1_000_000
@@ -75,10 +78,28 @@ def write_sections(runs: Sequence[StoredRun], order: Order) -> list[Section]:
     workers = min(len(datasets), _cores())
     if workers < 2 or sum(evaluated_users(run.info) for run in runs) < LARGE:
         return [write_section(of_one, order) for of_one in datasets]
-    # Not forked: the linear algebra's threads would not survive it.
+    # Not forked, as the linear algebra's threads would not survive it; and a process each, so that
+    # a data set's values are gone with it.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1)
+    with _one_thread_each(), pool:
         return list(pool.map(write_section, datasets, [order] * len(datasets)))
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that start here do linear algebra on one thread: on busy cores more only wait for
+    each other, and each takes memory."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def write_section(runs: Sequence[StoredRun], order: Order) -> Section:
