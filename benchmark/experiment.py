@@ -53,6 +53,17 @@ def plan(experiment: str, extra: Sequence[str] = (), check: bool = True) -> list
     Raises:
         UserError: no such experiment, or a cell with a bad setting.
     """
+    base = check_overrides(experiment, extra)
+    grid = OmegaConf.to_container(compose_config(base).grid, resolve=True)
+    return planned([[*base, *cell] for cell in cell_overrides(experiment, grid)], check)
+
+
+def check_overrides(experiment: str, extra: Sequence[str] = ()) -> list[str]:
+    """What every cell of an experiment begins with.
+
+    Raises:
+        UserError: no such experiment, or an override of what its grid sets.
+    """
     if experiment not in experiments():
         raise UserError(
             f"no experiment {experiment!r}; there are {', '.join(experiments())} "
@@ -64,9 +75,7 @@ def plan(experiment: str, extra: Sequence[str] = (), check: bool = True) -> list
             raise UserError(
                 f"{override}: the experiment's grid sets {key}; choose with grid.{key}=[...]"
             )
-    base = [f"experiment={experiment}", *extra]
-    grid = OmegaConf.to_container(compose_config(base).grid, resolve=True)
-    return planned([[*base, *cell] for cell in cell_overrides(experiment, grid)], check)
+    return [f"experiment={experiment}", *extra]
 
 
 def planned(cells_overrides: Sequence[Sequence[str]], check: bool = True) -> list[Planned]:
@@ -97,7 +106,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def _arguments(
+def read_arguments(
     arguments: list[str] | None,
     prog: str = "run_all.sh",
     description: str = "Run an experiment and write its report.",
@@ -196,13 +205,13 @@ def execute(parsed: argparse.Namespace) -> None:
     if outcome is None:
         return
     if outcome.portion:
-        _end(outcome.failures)
+        end_with(outcome.failures)
         return
     from benchmark.report.__main__ import write_report
 
     index, problems = write_report([f"experiment={parsed.experiment}", *parsed.overrides])
     print(f"report: {index}")
-    _end(outcome.failures or problems)
+    end_with(outcome.failures or problems)
 
 
 class Outcome(NamedTuple):
@@ -252,7 +261,7 @@ def carry_out(parsed: argparse.Namespace, cells: Sequence[Planned]) -> Outcome |
     return Outcome(run_portion(cells, left, room, known, limits), True)
 
 
-def _end(problems: Sequence[str]) -> None:
+def end_with(problems: Sequence[str]) -> None:
     """Name the problems, and end with code 2 if there are any."""
     for problem in dict.fromkeys(problems):
         print(f"error: {problem}", file=sys.stderr)
@@ -278,7 +287,7 @@ def prepare_all(cells: Sequence[Planned]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    guard(lambda: execute(_arguments(arguments)))
+    guard(lambda: execute(read_arguments(arguments)))
 
 
 if __name__ == "__main__":

@@ -61,9 +61,7 @@ def _check_vary(vary: object) -> None:
         raise UserError("grid.vary must be {METHOD: {KEY: [VALUE, ...]}}")
     for method, keys in vary.items():
         if not (CONF / "method" / f"{method}.yaml").is_file():
-            raise UserError(
-                f"grid.vary names {method}, which is no method of benchmark/conf/method"
-            )
+            raise UserError(f"grid.vary names {method}, which is not in benchmark/conf/method")
         if not isinstance(keys, Mapping) or not all(
             isinstance(values, list) and values for values in keys.values()
         ):

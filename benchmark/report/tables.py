@@ -14,6 +14,7 @@ from benchmark.aggregate import DatasetResults, MethodRuns
 from benchmark.metrics import METRICS
 from benchmark.report.provenance import protocol_limits
 from benchmark.report.table import Column, Table, fixed, integer, p_value, percent, share
+from benchmark.report.tuning import tuning_notes
 from benchmark.resampling import DRAWS
 from benchmark.significance import (
     ALPHA,
@@ -114,7 +115,7 @@ def overall_table(result: DatasetResults) -> Table:
             for m in result.methods
         ]
         columns.append(Column("reported", "Reported NDCG@10"))
-    notes = [*_seed_notes(result), *_method_notes(result), *result.notes]
+    notes = [*_seed_notes(result), *_method_notes(result), *tuning_notes(result), *result.notes]
     if "reported" in frame:
         notes.append(_inputs_note(result))
     return Table(
