@@ -4,12 +4,16 @@ A cell starts only if it is expected to finish in time. What it is expected to t
 earlier run took of the same data set, method and protocol on the same kind of device: of the same
 configuration if there is one, else the slowest; without any, what ``--assume`` says. A cell that
 was stopped before has the seconds of its finished epochs behind it.
+
+``python -m benchmark.portions STORE FOLDER`` copies what ``--known`` needs of a store's finished
+cells, their run.json, for a machine that has to know what is done but not the results.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +23,7 @@ from typing import Any
 from benchmark import store
 from benchmark.errors import UserError
 from benchmark.gpu import Room
+from benchmark.guard import guard
 from benchmark.scheduler import Planned, run_cells
 from benchmark.store import Cell, StoredRun
 
@@ -248,3 +253,33 @@ def too_long(left: Sequence[Planned], known: Known, limits: Limits) -> list[str]
                 f"{limits.finish / 60:g} has room for: raise --finish-within"
             )
     return list(lines.values())
+
+
+def copy_records(source: Path, target: Path) -> int:
+    """Copy run.json of every finished cell in a store, the published ones in it included; returns
+    how many there are now.
+
+    Raises:
+        UserError: there is no such store.
+    """
+    if not source.is_dir():
+        raise UserError(f"no results folder {source}; name a store")
+    done = [path for path in sorted(source.rglob("seed=*/run.json")) if _is_finished(path.parent)]
+    for path in done:
+        parts = path.relative_to(source).parts
+        place = target.joinpath(*parts[1:] if parts[0] == "published" else parts)
+        store.write_text(place, path.read_text(encoding="utf-8"))
+    return len(list(target.rglob("seed=*/run.json")))
+
+
+def main() -> None:
+    def action() -> None:
+        if len(sys.argv) != 3:
+            raise UserError("usage: python -m benchmark.portions STORE FOLDER")
+        print(f"{copy_records(Path(sys.argv[1]), Path(sys.argv[2]))} finished cells are known")
+
+    guard(action)
+
+
+if __name__ == "__main__":
+    main()

@@ -96,9 +96,10 @@ def searches(experiment: str, extra: Sequence[str] = ()) -> list[Search]:
             cells = planned([[*cell, *choice] for choice in choices])
             if len(cells) < len(choices):
                 raise UserError(f"{method}: two trials of {GRIDS.name} are the same settings")
-            protocol, words = cells[0].settings.protocol.name, " ".join(base)
+            told = " ".join(word for word in base if word.partition("=")[0] not in PLACES)
+            protocol = cells[0].settings.protocol.name
             found.append(
-                Search(words, protocol, dataset, method, seed, grids[method], choices, cells)
+                Search(told, protocol, dataset, method, seed, grids[method], choices, cells)
             )
     if not found:
         raise UserError(f"no method of {experiment} has a grid in {GRIDS.name}")
