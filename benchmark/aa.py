@@ -20,9 +20,9 @@ from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
 from benchmark.guard import guard
 from benchmark.progress import make_progress
-from benchmark.report.__main__ import collect, folders_below, method_order
 from benchmark.report.aa import CHECKS, aa_table
 from benchmark.report.table import Table
+from benchmark.selection import select, split_option
 from benchmark.self_comparison import Size
 from benchmark.store import write_text
 
@@ -51,7 +51,7 @@ def check(arguments: Sequence[str]) -> Checked:
     Raises:
         UserError: a bad argument, nothing stored, or runs that cannot be compared.
     """
-    options = dict(_split(argument) for argument in arguments)
+    options = dict(split_option(argument) for argument in arguments)
     numbers = {name: _number(name, options.pop(name, str(default)))
                for name, default in NUMBERS.items()}  # fmt: skip
     out = Path(options.pop("out", Path("reports/aa") / options.get("experiment", "all")))
@@ -91,30 +91,11 @@ def _tables(results: Sequence[DatasetResults], size: Size) -> list[Table | None]
 def _stored(options: dict[str, str]) -> tuple[list[DatasetResults], list[str]]:
     """The data sets that the remaining options name, and a line for each damaged cell."""
     experiment, root = options.pop("experiment", None), options.pop("store", None)
-    if experiment is None:
-        if options:
-            raise UserError(f"unknown option {next(iter(options))}; overrides need experiment=")
-        folders, order = folders_below(Path(root or "results")), method_order()
-    else:
-        from benchmark.experiment import plan
-
-        overrides = [f"{key}={value}" for key, value in options.items()]
-        overrides += [f"results={root}"] if root else []
-        cells = plan(experiment, overrides, check=False)
-        folders = [cell.settings.cell.folder for cell in cells]
-        order = list(dict.fromkeys(cell.settings.method_name for cell in cells))
-    runs, problems = collect(folders)
-    if not runs:
-        why = f" ({problems[0]})" if problems else ""
+    chosen = select(experiment, [f"{key}={value}" for key, value in options.items()], root)
+    if not chosen.runs:
+        why = f" ({chosen.problems[0]})" if chosen.problems else ""
         raise UserError(f"no finished runs to compare{why}; run the benchmark first")
-    return list(aggregate(runs, order).values()), problems
-
-
-def _split(argument: str) -> tuple[str, str]:
-    key, equals, value = argument.partition("=")
-    if not equals:
-        raise UserError(f"expected key=value, got {argument!r}")
-    return key, value
+    return list(aggregate(chosen.runs, chosen.method_order).values()), chosen.problems
 
 
 def _number(name: str, given: str) -> int:

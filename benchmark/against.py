@@ -19,8 +19,8 @@ from benchmark.aggregate import DatasetResults, MethodRuns, aggregate
 from benchmark.errors import UserError
 from benchmark.guard import guard
 from benchmark.metrics import METRICS
-from benchmark.report.__main__ import collect, folders_below, method_order
 from benchmark.report.table import Column, Table, fixed, p_value
+from benchmark.selection import collect, folders_below, method_order, split_option
 from benchmark.significance import MIN_SEEDS, TESTS, compare_all, found_word, holm
 from benchmark.store import StoredRun, write_text
 
@@ -41,7 +41,7 @@ def compare(arguments: Sequence[str]) -> tuple[list[Table], list[Path], list[str
     Raises:
         UserError: a bad argument, an empty store, no method that both have, or other splits.
     """
-    options = dict(_split(argument) for argument in arguments)
+    options = dict(split_option(argument) for argument in arguments)
     out = Path(options.pop("out", "reports/against"))
     unknown = sorted(set(options) - set(SIDES))
     if unknown or set(options) != set(SIDES):
@@ -160,13 +160,6 @@ def _facts(matched: Matched, side: int) -> str:
         if values:
             found.append(f"{words} {', '.join(values)}")
     return f" ({'; '.join(found)})" if found else ""
-
-
-def _split(argument: str) -> tuple[str, str]:
-    key, equals, value = argument.partition("=")
-    if not equals:
-        raise UserError(f"expected key=value, got {argument!r}")
-    return key, value
 
 
 def main() -> None:

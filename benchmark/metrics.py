@@ -11,7 +11,7 @@ Source: Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,13 @@ def per_user_frame(
     kinds = {"": target_ranks(lists, targets)}
     if codes is not None:
         kinds[CODE_LEVEL] = code_ranks(lists, targets, codes)
+    return frame_of_ranks(users, kinds, ks)
+
+
+def frame_of_ranks(
+    users: NDArray[np.int64], kinds: Mapping[str, Ranks], ks: tuple[int, ...]
+) -> pd.DataFrame:
+    """As ``per_user_frame``, from the ranks [n_users] of each kind of hit, by its prefix."""
     frames = [
         pd.DataFrame(
             {

@@ -55,13 +55,20 @@ def device_facts(device: str, threads: int) -> dict[str, Any]:
     return {"kind": "cpu", "name": _processor(), "threads": threads}
 
 
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name. A virtual machine may hide it (``AMD EPYC``): family and model, which
+    tell one generation from the next, then stand behind it."""
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
+    facts: dict[str, str] = {}
+    for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            facts.setdefault(key.strip(), value.strip())
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if any(letter.isdigit() for letter in name) or "cpu family" not in facts:
+        return name
+    return f"{name} (family {facts['cpu family']}, model {facts.get('model', '?')})"
 
 
 def peak_memory_bytes() -> int:

@@ -6,7 +6,6 @@ last and checkpoints stay behind; a cell that is published already is replaced.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,8 +15,7 @@ from benchmark import store
 from benchmark.errors import UserError
 from benchmark.experiment import plan
 from benchmark.guard import guard
-
-KEPT = ("config.yaml", "metrics.parquet", "train.jsonl", "sids.npy")
+from benchmark.kept import RECORD, kept_files, kept_record
 
 
 def publish(arguments: Sequence[str], target: Path = Path("results/published")) -> list[Path]:
@@ -39,16 +37,10 @@ def publish(arguments: Sequence[str], target: Path = Path("results/published")) 
         folder = target / source.relative_to(settings.results)
         if folder.exists():
             shutil.rmtree(folder)
-        last = store.last_sids(source)
-        kept = [*KEPT, *([] if last is None else [str(last.relative_to(source))])]
-        for name in kept:
-            if (source / name).exists():
-                with store.atomic(folder / name) as temporary:
-                    shutil.copyfile(source / name, temporary)
-        record = json.loads((source / "run.json").read_text(encoding="utf-8"))
-        # The lists are not published, so nobody should look for their checksum.
-        record["sha256"].pop("ranks.parquet", None)
-        store.write_json(folder / "run.json", record)
+        for name in kept_files(source):
+            with store.atomic(folder / name) as temporary:
+                shutil.copyfile(source / name, temporary)
+        store.write_json(folder / RECORD, kept_record(source))
         copied.append(folder)
     if not copied:
         raise UserError(f"no cell of {names[0]} is finished; run ./run_all.sh {names[0]} first")

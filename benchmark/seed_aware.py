@@ -31,7 +31,10 @@ The interval is difference +- t sqrt(V) with Satterthwaite's degrees of freedom 
 
 at least the smaller s - 1. A bootstrap over three to five trainings would be far too narrow:
 drawing s of s with replacement has (s - 1) / s of the variance and no heavier tails. Where users do
-not vary this is Welch's t-test of the trainings' means.
+not vary this is Welch's t-test of the trainings' means. In simulations (``tests/test_levels.py``)
+it finds a difference that is not there in 2% to 6% of the cases with equally many trainings, in up
+to 7.5% where a method with three trainings varies far more than the other, and in less than 5%
+where trainings do not differ.
 """
 
 from __future__ import annotations
@@ -72,7 +75,8 @@ class SeedAware(NamedTuple):
     """A 95% interval over users and trainings, each [n_pairs].
 
     Attributes:
-        mdd: difference at which the interval leaves 0 out in 80% of such studies.
+        mdd: difference at which the interval leaves 0 out in about 80% of such studies (some 73%
+            with three trainings of each, whose degrees of freedom are hardly known).
     """
 
     low: Floats

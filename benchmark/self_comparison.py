@@ -76,7 +76,7 @@ def by_trainings(runs: Mapping[str, Floats], size: Size, seed: int) -> dict[str,
             sides = values[:, list(a)], values[:, list(b)]
             differences.append(sides[0].mean(axis=1) - sides[1].mean(axis=1))
             if min(len(a), len(b)) > 1:
-                aware.append(_seed_aware(*(side[None] for side in sides)))
+                aware.append(seed_aware_rejections(*(side[None] for side in sides)))
     if not differences:
         return {}
     found = rejections(np.stack(differences, axis=1), size, seed)
@@ -96,7 +96,7 @@ def by_made_up_trainings(runs: Mapping[str, Floats], size: Size, seed: int) -> d
         made = made_up_trainings(values, ratio, (repeats, users, 2 * size.trainings), rng)
         a, b = made[:, :, : size.trainings], made[:, :, size.trainings :]
         differences.append((a.mean(axis=2) - b.mean(axis=2)).T)
-        aware.append(_seed_aware(a, b))
+        aware.append(seed_aware_rejections(a, b))
     found = rejections(np.concatenate(differences, axis=1), size, seed)
     return {**found, SEED_AWARE: np.concatenate(aware)}
 
@@ -202,7 +202,7 @@ def _turns(methods: Sequence[Floats], size: Size) -> Iterator[tuple[Floats, int]
             left -= most
 
 
-def _seed_aware(a: Floats, b: Floats) -> Flags:
+def seed_aware_rejections(a: Floats, b: Floats) -> Flags:
     """Whether the seed-aware interval leaves 0 out, [repeats], for values [repeats, users, s]."""
     difference = a.mean(axis=2) - b.mean(axis=2)
     users = difference.shape[1]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -104,7 +104,7 @@ def read_run_json(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete {folder} and run again") from None
     if not isinstance(run, dict):
         raise UserError(f"{path} is not a run record; delete {folder} and run again")
@@ -130,6 +130,23 @@ def is_done(folder: Path) -> bool:
                 f"restore it, or delete {folder} and run the cell again"
             )
     return True
+
+
+class MetricRows(NamedTuple):
+    """metrics.parquet as arrays, each [n_rows].
+
+    Attributes:
+        user, k: int64.
+        names: the metrics, in the order of the alphabet.
+        metric: int64, place in ``names``.
+        value: float64.
+    """
+
+    user: NDArray[np.int64]
+    names: tuple[str, ...]
+    metric: NDArray[np.int64]
+    k: NDArray[np.int64]
+    value: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -162,6 +179,25 @@ class StoredRun:
     def metrics(self) -> pd.DataFrame:
         """Columns user, metric, k, value."""
         return pd.read_parquet(self.folder / "metrics.parquet")
+
+    def metric_rows(self) -> MetricRows:
+        """The same rows as arrays, without a string a row: some ten times as fast."""
+        path = self.folder / "metrics.parquet"
+        try:
+            table = pq.read_table(path, read_dictionary=["metric"]).unify_dictionaries()
+            metric = table["metric"].combine_chunks()
+            words = [str(word) for word in metric.dictionary.to_pylist()]
+            names = tuple(sorted(words))
+            rank = np.array([names.index(word) for word in words], dtype=np.int64)
+            return MetricRows(
+                table["user"].to_numpy().astype(np.int64), names,
+                rank[metric.indices.to_numpy()], table["k"].to_numpy().astype(np.int64),
+                table["value"].to_numpy().astype(np.float64),
+            )  # fmt: skip
+        except (pa.ArrowException, KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); delete {self.folder} and run the cell again"
+            ) from None
 
     def ranks(self) -> pd.DataFrame:
         """Columns user, rank (from 1), item, score."""

@@ -13,17 +13,13 @@ import pytest
 
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
-from benchmark.report.diagnostics import efficiency_table
+from benchmark.report.datasets import dataset_table
+from benchmark.report.efficiency import efficiency_table
 from benchmark.report.provenance import protocol_limits, provenance_rows, sanity_lines
 from benchmark.report.render import render
+from benchmark.report.reported import reported_rows, reported_table
 from benchmark.report.table import Markdown
-from benchmark.report.tables import (
-    dataset_table,
-    overall_table,
-    pairwise_table,
-    reported_rows,
-    reported_table,
-)
+from benchmark.report.tables import overall_table, pairwise_table
 from benchmark.store import StoredRun
 from tests.store_fixture import LABELS, add_run, example_store
 
@@ -91,7 +87,7 @@ def test_chance_differences_get_no_mark(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("seeds", "words"),
     [([0], "One training: every method."), ([0, 1], "Two trainings: every method."),
-     ([0, 1, 2], "no seed-aware interval was computed")],
+     ([0, 1, 2], "is what the seed-aware interval counts. Both must agree.")],
 )  # fmt: skip
 def test_few_seeds_are_said(tmp_path: Path, seeds: list[int], words: str) -> None:
     notes = overall_table(results(example_store(tmp_path, ["pop", "tiger"], seeds))).notes
@@ -288,9 +284,19 @@ def test_latex_is_well_formed(tmp_path: Path) -> None:
             names = re.findall(r"\\input\{([^}]+)\}", text)
             assert all((path.parent / name).is_file() for name in names)
             continue
-        columns = len(re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)[0])
+        align = re.findall(r"\\begin\{tabular\}\{(.*)\}$", text, flags=re.M)[0]
+        columns = len(re.sub(r">\{[^}]*\}p\{[^}]*\}", "p", align))
         rows = re.findall(r"^(.*) \\\\$", text, flags=re.M)
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}, path.name
+
+
+def test_missing_users_are_a_line_of_the_report(tmp_path: Path) -> None:
+    runs = [
+        add_run(tmp_path / "s", "pop", 0),
+        add_run(tmp_path / "s", "tiger", 0, drop_users=[5, 7]),
+    ]
+    index = render(runs, tmp_path / "out", "T", COMMAND, [], []).read_text(encoding="utf-8")
+    assert "- TIGER, seed 0: 2 users missing from metrics.parquet score 0." in index.splitlines()
 
 
 def test_nothing_to_report_is_said(tmp_path: Path) -> None:

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from benchmark.aggregate import DatasetResults, aggregate
+from benchmark.report.code_figures import heat_maps
 from benchmark.report.code_map import code_grid, grid_shape
-from benchmark.report.codes import CodeUse, code_use
+from benchmark.report.codes import CodeUse, code_use, gini
+from benchmark.report.curves import history
 from benchmark.report.diagnostics import (
     codes_table,
-    efficiency_table,
     gradient_verdict,
     training_table,
 )
-from benchmark.report.figures import heat_maps, history
+from benchmark.report.efficiency import efficiency_table
+from benchmark.report.table import is_missing
 from benchmark.store import StoredRun, write_npy
 from tests.store_fixture import LABELS, add_run, example_store
 
@@ -40,6 +42,22 @@ def test_code_use_by_hand(tmp_path: Path) -> None:
     assert use.perplexity == pytest.approx([math.exp(entropy), 2 ** (1.5)])
     # N/K = 1: |3-1| + 1 + 1 + 0 = 4, |0-1| + |2-1| + 0 + 0 = 2, over 2N = 8.
     assert use.balance == pytest.approx([1 - 4 / 8, 1 - 2 / 8])
+    # Rising [0, 0, 1, 3] and [0, 1, 1, 2], weights -3, -1, 1, 3, over K N = 16.
+    assert use.gini == pytest.approx([10 / 16, 6 / 16])
+
+
+def test_gini_by_hand() -> None:
+    assert gini(np.array([5, 5, 5, 5])) == 0
+    assert gini(np.array([0, 0, 12, 0])) == 0.75  # 1 - 1/K
+    # (-3 x 0 - 1 x 1 + 1 x 1 + 3 x 2) / (4 x 4)
+    assert gini(np.array([2, 1, 0, 1])) == 6 / 16
+    counts = np.arange(7) ** 2
+    pairs = np.abs(counts[:, None] - counts[None, :]).mean()  # the mean-difference form
+    assert gini(counts) == pytest.approx(pairs / (2 * counts.mean()))
+    assert gini(np.zeros(3, dtype=np.int64)) == 0
+    for bad in ([], [-1, 2]):
+        with pytest.raises(ValueError, match="at least one count"):
+            gini(np.array(bad, dtype=np.int64))
 
 
 def test_inflation_by_hand(tmp_path: Path) -> None:
@@ -145,6 +163,31 @@ def test_efficiency_by_hand(tmp_path: Path) -> None:
     assert row["rank"] == pytest.approx(2.0)  # 0.1 s for 50 users
     assert row["memory"] == 512.0
     assert (row["device"], row["threads"]) == ("Example CPU", "2")
+    assert row["total"] == pytest.approx(15.1)
+    assert row["commit"] == "cccccccc"
+
+
+def test_efficiency_says_with_what_it_was_measured(tmp_path: Path) -> None:
+    runs = [
+        add_run(tmp_path, "pop", 0),
+        add_run(tmp_path, "tiger", 0, git__dirty=True, versions={"torch": "3.0"},
+                seconds={"fit": 10.0, "rank": 0.5, "shared": 4.0}, peak_device_bytes=3 * 2**20,
+                execution={"step": "graph", "precision": "fp32"}),
+    ]  # fmt: skip
+    table = efficiency_table(results(runs))
+    pop, tiger = table.frame.to_dict("records")
+    assert (tiger["commit"], tiger["shared"], tiger["total"]) == ("cccccccc*", 4.0, 14.5)
+    assert tiger["device_memory"] == 3.0
+    assert tiger["execution"] == "graph, fp32"
+    assert is_missing(pop["execution"])
+    headers = [column.header for column in table.columns]
+    assert {"Peak device memory, MiB", "Steps", "Commit", "Whole run, s"} <= set(headers)
+    assert table.notes == (
+        "Versions: torch 2.11.0, numpy 2.4.6 (Popularity).", "Versions: torch 3.0 (TIGER).",
+    )  # fmt: skip
+    bare = efficiency_table(results(runs[:1]))
+    assert "Steps" not in [column.header for column in bare.columns]
+    assert "nan" not in bare.to_markdown("x")
 
 
 def test_grid_shapes() -> None:
@@ -169,7 +212,7 @@ def test_heat_map_holds_every_count(tmp_path: Path) -> None:
         for level in range(3):
             image = drawing.figure.axes[level].images[0]
             limits.add(image.get_clim())
-            shown = np.expm1(np.asarray(image.get_array())).round().astype(int).ravel()
+            shown = np.asarray(image.get_array()).astype(int).ravel()
             assert shown.tolist() == use.counts[level].tolist()
             assert f"{use.used[level]} of 16 codes" in drawing.figure.axes[level].get_title()
     assert len(limits) == 1
@@ -188,7 +231,7 @@ def test_heat_map_shows_the_last_epoch_where_it_is_another(tmp_path: Path) -> No
     rows = [f"{row}, level {level}" for row in ("Chosen", "Last epoch") for level in (1, 2)]
     assert [title.splitlines()[0] for title in titles] == rows
     assert "1 of 4 codes used" in titles[2]
-    shown = np.expm1(np.asarray(drawing.figure.axes[2].images[0].get_array())).round()
+    shown = np.asarray(drawing.figure.axes[2].images[0].get_array())
     assert shown.ravel().tolist() == [0, 0, 0, 3]
 
 

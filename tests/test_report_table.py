@@ -7,7 +7,8 @@ import math
 import pandas as pd
 import pytest
 
-from benchmark.report.table import PAGE_ROWS, Column, Latex, Markdown, Table, fixed, p_value
+from benchmark.report.latex import PAGE_ROWS
+from benchmark.report.table import Column, Latex, Markdown, Table, fixed, p_value
 
 SPECIAL = "a_b 50% R&D #1 $x$ {y} ~z^ <w> |v| [u] *t* back\\slash"
 
@@ -31,7 +32,7 @@ def test_markdown_golden() -> None:
         "",
         "| Na_me\\_ | X&lt;y |",
         "| :--- | ---: |",
-        "| a_b 50% R&D #1 $x$ {y} \\~z^ &lt;w> \\|v\\| \\[u\\] \\*t\\* back\\\\slash "
+        "| a_b 50% R&D #1 \\$x\\$ {y} \\~z^ &lt;w> \\|v\\| \\[u\\] \\*t\\* back\\\\slash "
         "| **0.50** ± 0.10† |",
         "| b | <u>0.25</u> |",
         "| c | \N{EN DASH} |",
@@ -51,24 +52,25 @@ def test_latex_golden() -> None:
     table = Table("toy-t", frame, columns, "Costs & gains", ("100%",))
     assert table.to_latex("run --it").splitlines() == [
         "% Made by: run --it",
-        r"% Needs \usepackage{booktabs}.",
+        r"% Needs \usepackage{booktabs} \usepackage{array} \usepackage{graphicx}.",
         r"\begin{table}[htbp]",
-        r"\centering",
-        r"\small",
+        r"\centering\sloppy\small",
         r"\setlength{\tabcolsep}{4pt}",
         r"\caption{Costs \& gains}",
         r"\label{tab:toy-t}",
-        r"\begin{tabular}{lr}",
+        r"\vspace{4pt}",
+        r"\sbox0{\begin{tabular}{>{\raggedright\arraybackslash}p{9.2cm}r}",
         r"\toprule",
         r"Name\_\% & X \\",
         r"\midrule",
-        r"a\_b 50\% R\&D \#1 \$x\$ \{y\} \textasciitilde{}z\textasciicircum{} "
+        r"a\_b 50\% R\&D \#1 \symbol{36}x\symbol{36} \{y\} \textasciitilde{}z\textasciicircum{} "
         r"\textless{}w\textgreater{} \textbar{}v\textbar{} {[}u] {*}t{*} back\textbackslash{}slash"
         r" & \textbf{$-$0.50} $\pm$ 0.10 \\",
         r"b & \underline{$-$0.25}$^{\ddagger}$ \\",
         r"\bottomrule",
-        r"\end{tabular}",
-        r"\par\smallskip\footnotesize 100\%",
+        r"\end{tabular}}%",
+        r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+        r"\par\smallskip\raggedright\footnotesize 100\%",
         r"\end{table}",
     ]
 
@@ -90,7 +92,7 @@ def test_bold_and_underline(values: list[float | None], best: str, expected: lis
 
 
 def test_markup_of_odd_characters() -> None:
-    assert Latex().escape("Café “x” 中 ş") == "Café ``x'' [U+4E2D] s"
+    assert Latex().escape("Café “x” 中 ş") == r"Café ``x'' {[}U+4E2D]\hspace{0pt} \c{s}"
     assert Markdown().escape("a\nb &lt; c & d_e") == "a b &amp;lt; c & d_e"
     assert [p_value(p) for p in (0.0, 0.0009, 0.0123, 1.0)] == [
         "<0.001",

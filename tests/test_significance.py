@@ -17,24 +17,25 @@ from statsmodels.stats.multitest import multipletests
 
 from benchmark.aggregate import aggregate
 from benchmark.errors import UserError
-from benchmark.report import tables
-from benchmark.resampling import bootstrap, sign_flip
-from benchmark.significance import (
+from benchmark.paired import (
     TESTS,
     Floats,
     Outcome,
     Sample,
-    compare_all,
     effect,
     flips_for,
     holm,
-    is_significant,
     name_tests,
     paired_t,
     wilcoxon_signed_rank,
 )
-from benchmark.speed.statistics import made_up_values, measure
-from tests.store_fixture import example_store
+from benchmark.report import tables
+from benchmark.resampling import bootstrap, sign_flip
+from benchmark.seed_aware import seed_aware, trainings
+from benchmark.significance import compare_all, in_words, is_significant
+from benchmark.speed.report import TABLES as speed_tables
+from benchmark.speed.statistics import made_up_runs, made_up_values, measure
+from tests.store_fixture import add_run, example_store
 
 
 def run(name: str, differences: Floats) -> Outcome:
@@ -198,14 +199,180 @@ def test_a_difference_counts_only_if_every_test_finds_it() -> None:
         assert not is_significant(pd.Series({**found, name: 0.05}))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.01, 0.02, True), (-0.02, -0.01, True), (-0.01, 0.02, False), (0.0, 0.02, False),
+     (-0.02, 0.0, False), (math.nan, math.nan, True)],
+)  # fmt: skip
+def test_a_difference_counts_only_if_the_seed_aware_interval_agrees(
+    low: float, high: float, expected: bool
+) -> None:
+    found = {f"{name}_p_holm": 0.001 for name in TESTS}
+    assert is_significant(pd.Series({**found, "seed_low": low, "seed_high": high})) == expected
+
+
+def seeded(trainings: dict[str, int], effects: float = 0.0) -> pd.DataFrame:
+    """``compare_all`` of made-up methods with so many trainings, of which the last is better, and
+    whose trainings are this far apart."""
+    runs = made_up_runs(len(trainings), 3000, list(trainings.values()))
+    runs = {name: run + effects * np.arange(run.shape[1])
+            for name, run in zip(trainings, runs.values(), strict=True)}  # fmt: skip
+    runs[list(trainings)[-1]] += 0.05
+    values = pd.DataFrame({name: run.mean(axis=1) for name, run in runs.items()})
+    return compare_all(values, runs, flips=500, draws=500)
+
+
+def test_seed_columns_are_those_of_each_pair() -> None:
+    rng = np.random.default_rng(0)
+    runs = {"x": rng.random((40, 3)), "y": rng.random((40, 5)), "z": rng.random((40, 2))}
+    values = pd.DataFrame({name: run.mean(axis=1) for name, run in runs.items()})
+    frame = compare_all(values, runs, flips=10, draws=10)
+    row, few = frame.iloc[0], frame.iloc[1]
+    assert (row["a"], row["b"], few["a"], few["b"]) == ("x", "y", "x", "z")
+    assert (row["seeds_a"], row["seeds_b"]) == (3, 5)
+    assert row["sd_a"] == pytest.approx(runs["x"].mean(axis=0).std(ddof=1))
+    assert row["sd_b"] == pytest.approx(runs["y"].mean(axis=0).std(ddof=1))
+    differences = (values["x"] - values["y"]).to_numpy()
+    expected = seed_aware(differences.mean(), differences.var(ddof=1) / 40, 40,
+                          trainings(runs["x"]), trainings(runs["y"]))  # fmt: skip
+    found = row[["seed_low", "seed_high", "seed_mdd"]].astype(float)
+    assert tuple(found) == pytest.approx(tuple(expected))
+    assert few[["seed_low", "seed_high", "seed_mdd"]].isna().all()
+    assert few["sd_b"] == pytest.approx(runs["z"].mean(axis=0).std(ddof=1))
+
+
+def test_found_says_what_it_rests_on() -> None:
+    mixed = seeded({"x": 3, "y": 3, "z": 2})
+    assert mixed["found"].to_list() == ["yes", "users only: yes", "users only: yes"]
+    close = seeded({"x": 3, "y": 3})
+    assert close["found"].to_list() == ["yes"]
+    # The same difference, which every test finds, between trainings that are far apart.
+    far = seeded({"x": 3, "y": 3}, effects=0.1)
+    assert far["t_p_holm"].max() < 1e-6
+    assert far["found"].to_list() == ["no"]
+    values = pd.DataFrame({"x": [0.0, 1.0, 0.5], "y": [0.0, 1.0, 0.5]})
+    assert compare_all(values)["found"].to_list() == ["users only: no"]
+    assert compare_all(values)["seeds_a"].to_list() == [1]
+
+
+@pytest.mark.parametrize("wrong", [{}, {"x": np.ones((3, 2)), "y": np.ones((4, 2))}])
+def test_values_of_seeds_must_fit(wrong: dict[str, Floats]) -> None:
+    with pytest.raises(ValueError, match="values of its seeds are missing or of other users"):
+        compare_all(pd.DataFrame({"x": [1.0, 2, 3], "y": [0.0, 1, 0]}), wrong)
+
+
+def test_smallest_difference_is_of_the_pairs_own_sd() -> None:
+    values = pd.DataFrame({"x": [0.0, 0, 1], "y": [1.0, 2, 4], "z": [1.0, 1, 2]})
+    frame = compare_all(values, flips=10, draws=10)
+    # Differences of x and z are all -1: nothing is too small. For three users, 2 degrees of
+    # freedom, TTestPower().solve_power(None, 3, 0.05, 0.8) of statsmodels gives 3.26 sds.
+    assert frame["mdd"][1] == 0
+    assert frame["mdd"][0] == pytest.approx(3.26 * np.std([-1, -2, -3], ddof=1), rel=0.01)
+
+
+def words(**changes: object) -> str:
+    row = {"a": "x", "b": "y", "n": 100, "mean_a": 0.3, "mean_b": 0.2, "difference": 0.1,
+           "relative": 0.5, "ci_low": 0.05, "ci_high": 0.15, "mdd": 0.07, "seeds_a": 5,
+           "seeds_b": 5, "seed_low": 0.02, "seed_high": 0.18, "seed_mdd": 0.09, "t_p_holm": 0.0001,
+           "wilcoxon_p_holm": 0.002, "flip_p_holm": 0.03}  # fmt: skip
+    return in_words(pd.Series({**row, **changes}), {"x": "X & co"})
+
+
+def test_a_found_difference_in_words() -> None:
+    assert words() == (
+        "X & co is above y by 0.1000 (+50.0%); 95% interval over users 0.0500 to 0.1500, over "
+        "users and trainings 0.0200 to 0.1800; p after Holm's correction: t-test <0.001, Wilcoxon "
+        "0.002, sign flips 0.030; found by every test and with trainings counted."
+    )
+
+
+def test_the_higher_mean_comes_first_in_words() -> None:
+    turned = words(mean_a=0.2, mean_b=0.4, difference=-0.2, ci_low=-0.3, ci_high=-0.1,
+                   seed_low=-0.35, seed_high=-0.05)  # fmt: skip
+    assert turned.startswith(
+        "y is above X & co by 0.2000 (+100.0%); 95% interval over users 0.1000 to 0.3000, over "
+        "users and trainings 0.0500 to 0.3500;"
+    )
+
+
+def test_a_difference_that_is_not_found_in_words() -> None:
+    assert words(seed_low=-0.01, wilcoxon_p_holm=0.2).endswith(
+        "not found by Wilcoxon or the interval over trainings; four times in five such data find, "
+        "before correction, a difference of 0.0700 over users and 0.0900 over users and trainings."
+    )
+    nowhere = words(t_p_holm=1.0, wilcoxon_p_holm=1.0, flip_p_holm=1.0)
+    assert "X & co is not found to differ from y, though its mean is higher by 0.1000" in nowhere
+    assert "not found by any test;" in nowhere
+
+
+@pytest.mark.parametrize(
+    ("seeds", "told"),
+    [((1, 1), "one training"), ((2, 2), "two trainings"),
+     ((1, 5), "fewer than three trainings of one")],
+)  # fmt: skip
+def test_users_only_in_words(seeds: tuple[int, int], told: str) -> None:
+    none = {"seed_low": math.nan, "seed_high": math.nan, "seed_mdd": math.nan}
+    counts = {"seeds_a": seeds[0], "seeds_b": seeds[1]}
+    assert words(**none, **counts).endswith(f"found by every test (users only: {told}).")
+    missed = words(**none, **counts, t_p_holm=0.5)
+    assert f"not found by t-test (users only: {told}); four times in five" in missed
+    assert missed.endswith("a difference of 0.0700 over users.")
+
+
+def test_equal_methods_in_words() -> None:
+    same = words(mean_a=0.0, mean_b=0.0, difference=0.0, ci_low=0.0, ci_high=0.0, t_p_holm=1.0)
+    assert same.startswith("X & co and y have the same mean; 95% interval over users 0.0000 to")
+    nothing = words(mean_b=0.0)
+    assert nothing.startswith("X & co is above y by 0.1000; 95%")
+
+
+def test_report_marks_nothing_that_trainings_alone_could_explain(tmp_path: Path) -> None:
+    # Every second training of SASRec and DIGER hits with all of 200 users, the others with none
+    # or half of them: the means differ, for every user, and trainings differ more.
+    shares = {"sasrec": [0.0, 0.0, 0.5], "diger_frqud": [0.0, 0.5, 1.0]}
+    runs = [add_run(tmp_path, method, seed, ranks=[int(user < 200 * share) for user in range(200)])
+            for method, each in shares.items() for seed, share in enumerate(each)]  # fmt: skip
+    table = tables.pairwise_table(aggregate(runs)["toy"])
+    assert table is not None
+    row = table.frame.iloc[0]
+    assert row["t_p_holm"] < 1e-6
+    assert row["seed_low"] < 0 < row["seed_high"]
+    assert row["found"] == "no"
+    overall = tables.overall_table(aggregate(runs)["toy"])
+    assert not overall.frame["ndcg@10/mark"].any()
+    two = aggregate([run for run in runs if run.seed < 2])["toy"]
+    assert tables.overall_table(two).frame["ndcg@10/mark"].any()
+
+
+def test_pairs_show_what_trainings_add_and_the_best_method_in_words(tmp_path: Path) -> None:
+    methods = ["pop", "tiger", "diger_frqud"]
+    three = tables.pairwise_table(aggregate(example_store(tmp_path, methods, (0, 1, 2)))["toy"])
+    assert three is not None
+    shown = {column.key for column in three.columns}
+    assert {"mdd", "seeds_a", "seed_low", "seed_high", "seed_mdd", "found"} <= shown
+    spreads = {column.key: column.spread for column in three.columns}
+    assert (spreads["mean_a"], spreads["mean_b"]) == ("sd_a", "sd_b")
+    assert "seed-aware 95% interval" in three.caption
+    assert "Users only" not in three.caption
+    assert len(three.frame["words"]) == 3
+    assert [note for note in three.notes if note in set(three.frame["words"])] == [
+        three.frame["words"][0], three.frame["words"][1],
+    ]  # fmt: skip
+    one = tables.pairwise_table(aggregate(example_store(tmp_path / "one", methods, (0,)))["toy"])
+    assert one is not None
+    assert not {column.key for column in one.columns} & {"seeds_a", "seed_low", "seed_mdd"}
+    assert "seed-aware 95% interval" not in one.caption
+    assert "Users only: fewer than three trainings of a method" in one.caption
+
+
 def test_report_shows_intervals_and_sign_flips_and_compares_each_column_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[pd.DataFrame] = []
 
-    def counted(values: pd.DataFrame) -> pd.DataFrame:
+    def counted(values: pd.DataFrame, per_seed: dict[str, Floats]) -> pd.DataFrame:
         asked.append(values)
-        return compare_all(values)
+        return compare_all(values, per_seed)
 
     monkeypatch.setattr(tables, "compare_all", counted)
     result = aggregate(example_store(tmp_path, ["pop", "tiger", "diger_frqud"]))["toy"]
@@ -236,10 +403,14 @@ def test_compare_all_of_one_method_is_empty() -> None:
 
 
 def test_measured_statistics() -> None:
-    found = measure(methods=4, users=300, flips=50, draws=60, seed=1)
-    sizes = {name: found[name] for name in ("methods", "users", "pairs", "flips", "draws")}
-    assert sizes == {"methods": 4, "users": 300, "pairs": 6, "flips": 50, "draws": 60}
+    found = measure(methods=4, users=300, seeds=3, flips=50, draws=60, seed=1)
+    sizes = {name: found[name] for name in ("methods", "users", "seeds", "pairs", "flips", "draws")}
+    assert sizes == {
+        "methods": 4, "users": 300, "seeds": 3, "pairs": 6, "flips": 50, "draws": 60,
+    }  # fmt: skip
     assert found["seconds"] > 0
+    shown = [column.key for column in speed_tables["statistics"]([found], {}).columns]
+    assert set(sizes) < set(shown)
     assert 20e6 < found["peak_memory_bytes"] < 1e9
     with pytest.raises(UserError, match="methods=1 is too small; 2 is the least"):
         measure(methods=1)
@@ -249,7 +420,7 @@ def test_measuring_statistics_needs_no_torch_and_no_memory_of_the_parents() -> N
     code = (
         "import sys; held = bytearray(b'x') * 700_000_000\n"
         "from benchmark.speed.statistics import measure\n"
-        "print(measure(3, 100, 10, 10)['peak_memory_bytes'])\n"
+        "print(measure(3, 100, 2, 10, 10)['peak_memory_bytes'])\n"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

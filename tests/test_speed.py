@@ -12,9 +12,11 @@ import torch
 from benchmark.config import CONF
 from benchmark.errors import UserError
 from benchmark.execution import Execution, ExecutionChoice, begin, faster_products
-from benchmark.speed import scaling, tokenizer
+from benchmark.selection import collect, folders_below
+from benchmark.speed import reporting, scaling, tokenizer
 from benchmark.speed.__main__ import main
 from benchmark.speed.report import write_report
+from benchmark.speed.synthetic_store import Sizes, sizes_from, write_store
 from benchmark.speed.target import CHEAP_TOKENIZER, Target
 
 
@@ -110,6 +112,53 @@ def test_bad_input_is_one_line(
     assert error.startswith("error: ")
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_a_report_on_made_up_runs_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    sizes = Sizes(datasets=1, methods=5, seeds=2, users=40, items=30, epochs=3)
+    row = reporting.measure(sizes, tmp_path / "kept")
+    assert row["runs"] == 10
+    assert row["seconds"] > 0
+    assert row["cpu_seconds"] > 0
+    assert row["peak_memory_bytes"] > 2**26
+    index = (tmp_path / "kept" / "report" / "index.md").read_text(encoding="utf-8")
+    assert "Made up, as large as Beauty" in index
+    with pytest.raises(UserError, match="is there already"):
+        reporting.measure(sizes, tmp_path / "kept")
+    facts = {"command": "x", "device": {"name": "x", "kind": "cpu", "threads": 1},
+             "git": {"commit": None, "dirty": None}, "versions": {"torch": "1", "python": "3"},
+             "started": "now", "execution": {}, "skipped": {},
+             "parts": {"report": [row]}}  # fmt: skip
+    write_report(facts, tmp_path, "x")
+    assert "| 1 | 5 | 2 | 40 | 10 |" in (tmp_path / "x.md").read_text(encoding="utf-8")
+
+
+def test_made_up_runs_are_whole_and_the_same_each_time(tmp_path: Path) -> None:
+    sizes = Sizes(datasets=2, methods=12, seeds=2, users=40, items=30, epochs=2)
+    for name in ("a", "b"):
+        assert write_store(tmp_path / name, sizes) == 48
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
+    assert files == sorted(p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*.*"))
+    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes()
+               for f in files)  # fmt: skip
+    runs, problems = collect(folders_below(tmp_path / "a"))
+    assert (len(runs), problems) == (48, [])
+    seeds = [run.metrics()["value"].sum() for run in runs if run.method == "tiger"]
+    assert len(set(seeds)) == len(seeds)  # another training, other values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["users=1"], "2 is the least"),
+        (["methods=13"], "there are 12"),
+        (["users=many"], "unknown argument 'users=many'"),
+        (["folder=x"], "unknown argument 'folder=x'"),
+    ],
+)
+def test_made_up_runs_of_no_possible_size(arguments: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        sizes_from(arguments, "store")
 
 
 def test_tokenizer_steps_are_those_of_training() -> None:

@@ -15,6 +15,7 @@ from benchmark.report.table import Column, Table, integer, share
 from benchmark.resampling import SEED
 from benchmark.self_comparison import (
     LABELS,
+    MAX_SPLITS,
     SEED_AWARE,
     Size,
     binomial_interval,
@@ -124,7 +125,8 @@ def _caption(result: DatasetResults, runs: Runs, size: Size, k: int) -> str:
         f"often a test finds a difference (p < {ALPHA}, one comparison, no correction) where there "
         f"is none. {USERS.capitalize()}: {users:,} users with replacement, the values of two "
         "trainings of each in random order (of a method trained once: of two users). "
-        f"{STORED.capitalize()}: all users, the trainings split in two in every way; the splits "
+        f"{STORED.capitalize()}: all users, the trainings split in two in every way, "
+        f"{MAX_SPLITS} ways of a method at most; the splits "
         f"share trainings, so there is no interval of the rate.{made_up} Low and high: exact 99% "
         "interval of the rate. Where trainings differ only the seed-aware interval is held to 5%; "
         "the other tests know users only and find that two trainings differ, which is why a "

@@ -70,7 +70,7 @@ def batch_table(audit: Mapping[str, Any]) -> list[list[str]]:
 
 def audit_table(result: DatasetResults) -> Table | None:
     """One row a method with a tokenizer; None where no run has been audited."""
-    rows = [_row(method, audits) for method in result.methods if (audits := _audits(method))]
+    rows = [_row(method, found) for method in result.methods if (found := audits(method))]
     if not rows:
         return None
     columns = (
@@ -97,7 +97,8 @@ def audit_table(result: DatasetResults) -> Table | None:
     return Table(f"{result.dataset}-audit", pd.DataFrame(rows), columns, caption)
 
 
-def _audits(method: MethodRuns) -> list[Mapping[str, Any]]:
+def audits(method: MethodRuns) -> list[Mapping[str, Any]]:
+    """Of the method's runs, by seed; those that were not audited left out."""
     found = [run.info.get("describe", {}).get("audit") for run in method.runs]
     return [audit for audit in found if audit]
 

@@ -11,6 +11,26 @@ from benchmark.aggregate import MethodRuns
 from benchmark.store import StoredRun
 
 
+def gini(counts: NDArray[np.int64]) -> float:
+    """How unevenly codes are used: 0 where all are alike, 1 - 1/K where one has everything.
+
+    G = sum_i (2i - K - 1) n_i / (K sum_i n_i) with the counts n rising and i from 1: twice the
+    area between the Lorenz curve and the diagonal (Gini 1912; Dorfman 1979, "A Formula for the
+    Gini Coefficient"). 0 where nothing is counted.
+
+    Args:
+        counts: [K], items on each code, unused ones included; at least one code.
+    """
+    rising = np.sort(np.asarray(counts, dtype=np.float64))
+    if not len(rising) or rising[0] < 0:
+        raise ValueError("gini needs at least one count, and none below 0")
+    total, size = float(rising.sum()), len(rising)
+    if total == 0:
+        return 0.0
+    weights = 2 * np.arange(1, size + 1) - size - 1
+    return float(weights @ rising) / (size * total)
+
+
 @dataclass(frozen=True, eq=False)
 class CodeUse:
     """Use of the codes over the whole catalogue.
@@ -48,6 +68,11 @@ class CodeUse:
         """float64 [m]: 1 - sum_k |n_k - N/K| / (2N), from 1/K (one code) to 1 (all alike)."""
         even = self.n_items / self.counts.shape[1]
         return np.asarray(1 - np.abs(self.counts - even).sum(axis=1) / (2 * self.n_items))
+
+    @property
+    def gini(self) -> NDArray[np.float64]:
+        """float64 [m]: see ``gini``."""
+        return np.array([gini(level) for level in self.counts])
 
     @property
     def collision_rate(self) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmark.aggregate import DatasetResults, MethodRuns, evaluated_users
+from benchmark.aggregate import DatasetResults, MethodRuns
 from benchmark.metrics import CODE_LEVEL, METRICS
 from benchmark.report.codes import code_uses
 from benchmark.report.table import Column, Table, fixed, integer, percent, share, significant
@@ -44,6 +44,7 @@ def codes_table(result: DatasetResults) -> Table | None:
                 "used": _levels([use.used for use in uses], 0),
                 "perplexity": _levels([use.perplexity for use in uses], 1),
                 "balance": _levels([use.balance for use in uses], 2),
+                "gini": _levels([use.gini for use in uses], 2),
                 "invalid": _mean([value for run in method.runs
                                   if (value := run.info.get("describe", {}).get("invalid_beams"))
                                   is not None]),
@@ -58,7 +59,7 @@ def codes_table(result: DatasetResults) -> Table | None:
         Column("collisions", "Collision rate", share), Column("group", "Largest group", integer),
         Column("size", "Codes a level", integer), Column("assignment", "Assignment"),
         Column("used", "Used"),
-        Column("perplexity", "Perplexity"), Column("balance", "Balance"),
+        Column("perplexity", "Perplexity"), Column("balance", "Balance"), Column("gini", "Gini"),
     )  # fmt: skip
     free = any(row["invalid"] is not None for row in rows)
     if free:
@@ -67,7 +68,8 @@ def codes_table(result: DatasetResults) -> Table | None:
         f"Semantic IDs on {result.heading}, means over seeds, levels separated by slashes. A hit "
         "counts the target item; 'codes' counts its codes without the suffix, whichever item has "
         "them, and inflation is what that adds. Collision rate = 1 - distinct code tuples / "
-        "items; balance = 1 - sum_k |n_k - N/K| / (2N); perplexity = exp(entropy) of code use. "
+        "items; balance = 1 - sum_k |n_k - N/K| / (2N); perplexity = exp(entropy) of code use; "
+        "Gini, of the items on a level's codes: 0 where all are alike, 1 - 1/K where one has all. "
         "Assignment: how items get their codes; IDs that stay frozen may be balanced (sinkhorn), "
         "those that train are the nearest codes (argmin), which accounts for part of a difference "
         "in balance and collisions."
@@ -80,41 +82,6 @@ def codes_table(result: DatasetResults) -> Table | None:
     notes = [f"{', '.join(guessed)}: the run does not say how many codes a level has; the highest "
              "code in use was taken."] if guessed else []  # fmt: skip
     return Table(f"{result.dataset}-codes", pd.DataFrame(rows), columns, caption, tuple(notes))
-
-
-def efficiency_table(result: DatasetResults) -> Table:
-    """One row a method: parameters, times, memory, on what."""
-    rows = []
-    for method in result.methods:
-        milliseconds = [
-            1000 * run.info["seconds"]["rank"] / evaluated_users(run.info)
-            for run in method.runs
-            if (run.info.get("seconds") or {}).get("rank") is not None
-        ]
-        memory = method.mean_fact("peak_memory_bytes")
-        rows.append(
-            {
-                "method": method.label,
-                "parameters": method.mean_fact("describe", "parameters"),
-                "fit": method.mean_fact("seconds", "fit"),
-                "rank": float(np.mean(milliseconds)) if milliseconds else None,
-                "memory": memory / MIB,
-                "device": _distinct(method.facts("device", "name")),
-                "threads": _distinct(method.facts("device", "threads")),
-            }
-        )
-    columns = (
-        Column("method", "Method"), Column("parameters", "Parameters", integer),
-        Column("fit", "Training, s", significant),
-        Column("rank", "Ranking, ms a user", significant),
-        Column("memory", "Peak memory, MiB", integer), Column("device", "Device"),
-        Column("threads", "Threads"),
-    )  # fmt: skip
-    caption = (
-        f"Cost on {result.heading}, means over seeds. Times are wall-clock and include whatever "
-        "else the machine was doing; compare them only on the same device and threads."
-    )
-    return Table(f"{result.dataset}-efficiency", pd.DataFrame(rows), columns, caption)
 
 
 def training_table(result: DatasetResults) -> Table | None:

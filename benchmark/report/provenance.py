@@ -35,6 +35,19 @@ def protocol_limits(info: Mapping[str, Any]) -> list[str]:
     return limits
 
 
+def encoder_names(result: DatasetResults) -> str | None:
+    """Names of the text encoders; None where no run had one."""
+    return "; ".join(dict.fromkeys(filter(None, map(encoder_name, result.runs)))) or None
+
+
+def encoder_name(run: StoredRun) -> str | None:
+    """The text encoder of a run as tables name it; None where it had none."""
+    fact = (run.info.get("dataset_info") or {}).get("encoder")
+    if isinstance(fact, Mapping):  # with all its settings; its path stays out of tables
+        fact = fact.get("name") or f"{fact.get('source')}, {fact.get('dimension')}-d"
+    return str(fact) if fact else None
+
+
 def protocol_line(result: DatasetResults) -> str:
     """The protocol of a data set's runs and how it differs from the paper's."""
     lines = []

@@ -1,4 +1,5 @@
-"""Write the whole report: ``index.md``, ``tables/*.md``, ``tables/*.tex``, ``figures/*``.
+"""Write the whole report: ``index.md``, ``index.html``, ``tables/*.md``, ``tables/*.tex``,
+``figures/*``.
 
 Everything comes from stored runs; the same runs give the same bytes.
 """
@@ -10,12 +11,20 @@ from pathlib import Path
 
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
-from benchmark.report import diagnostics, figures, tables
+from benchmark.report import diagnostics, figures, page, tables
 from benchmark.report.aa import aa_table
+from benchmark.report.ablation import ablation_table
 from benchmark.report.audit import audit_table
+from benchmark.report.baselines import baseline_table
+from benchmark.report.code_map import Scale
+from benchmark.report.datasets import dataset_table
 from benchmark.report.drawing import Drawing, save
+from benchmark.report.efficiency import efficiency_table
+from benchmark.report.latex import PREAMBLE
 from benchmark.report.provenance import protocol_line, provenance_rows, sanity_lines
+from benchmark.report.reported import reported_table
 from benchmark.report.table import Markdown, Table, one_line
+from benchmark.report.verdicts import summary_paragraph, verdict_table
 from benchmark.store import StoredRun, write_text
 
 #: Tables that the index shows in full; the others are linked.
@@ -29,6 +38,7 @@ def render(
     command: str,
     method_order: list[str],
     problems: list[str],
+    scale: Scale = "log",
 ) -> Path:
     """Render the report of the runs.
 
@@ -39,6 +49,7 @@ def render(
         command: command line that makes this report; every file carries it.
         method_order: methods in the order of the tables; others follow by name.
         problems: lines on what could not be read (damaged cells); they come first in the index.
+        scale: colours of the heat maps of code use, by log(1 + items) or by items.
 
     Returns:
         The path of ``index.md``, which is written last.
@@ -50,8 +61,8 @@ def render(
         why = f" ({problems[0]})" if problems else ""
         raise UserError(f"no finished runs to report{why}; run the benchmark first")
     results = list(aggregate(runs, method_order).values())
-    sections = [_section(result, out, command) for result in results]
-    datasets = tables.dataset_table(results)
+    sections = [_section(result, out, command, scale) for result in results]
+    datasets = dataset_table(results)
     _write_table(datasets, out, command)
     write_text(out / "tables" / "all.tex", _latex_document(sections, datasets, title, command))
     lines = [
@@ -64,6 +75,9 @@ def render(
     for section in sections:
         lines += section.lines
     lines += _provenance(runs)
+    parts = [section.page for section in sections]
+    rows = provenance_rows(runs)
+    page.write_page(out / "index.html", title, command, problems, datasets, parts, rows)
     index = out / "index.md"
     write_text(index, "\n".join(lines).rstrip() + "\n")
     return index
@@ -72,11 +86,16 @@ def render(
 class _Section:
     """A data set's tables and figures, written, and its lines of the index."""
 
-    def __init__(self, result: DatasetResults, made: list[Table], drawn: list[Drawing]) -> None:
+    def __init__(
+        self, result: DatasetResults, made: list[Table], drawn: list[Drawing], out: Path
+    ) -> None:
         self.tables = made
+        verdicts = summary_paragraph(result)
+        self.page = page.section(result, made, drawn, out / "figures", verdicts)
         markup = Markdown()
         lines = [f"## {markup.escape(result.heading)}", "", protocol_line(result), ""]
         lines += [f"    {line}" for line in sanity_lines(result)] + [""]
+        lines += [markup.escape(verdicts), ""]
         for table in made:
             heading = table.name.removeprefix(f"{result.dataset}-").capitalize()
             lines += [f"### {heading}", ""]
@@ -89,24 +108,25 @@ class _Section:
         lines += ["### Figures", ""] if drawn else []
         for drawing in drawn:
             path = f"figures/{drawing.name}"
-            lines += [f"![{markup.escape(drawing.name)}]({path}.png)", ""]
+            lines += [f"![{markup.escape(drawing.alt)}]({path}.png)", ""]
             lines += [f"{markup.escape(drawing.caption)} {_link(path + '.pdf')}", ""]
         self.lines = lines
 
 
-def _section(result: DatasetResults, out: Path, command: str) -> _Section:
+def _section(result: DatasetResults, out: Path, command: str, scale: Scale) -> _Section:
     candidates = [
-        tables.overall_table(result), tables.reported_table(result), tables.pairwise_table(result),
-        diagnostics.codes_table(result), diagnostics.efficiency_table(result),
+        tables.overall_table(result), reported_table(result), verdict_table(result),
+        baseline_table(result), ablation_table(result), tables.pairwise_table(result),
+        diagnostics.codes_table(result), efficiency_table(result),
         diagnostics.training_table(result), audit_table(result), aa_table(result),
     ]  # fmt: skip
     made = [table for table in candidates if table is not None]
     for table in made:
         _write_table(table, out, command)
-    drawn = figures.all_drawings(result)
+    drawn = figures.all_drawings(result, scale)
     for drawing in drawn:
         save(drawing, out / "figures", command)
-    return _Section(result, made, drawn)
+    return _Section(result, made, drawn, out)
 
 
 def _write_table(table: Table, out: Path, command: str) -> None:
@@ -143,7 +163,7 @@ def _latex_document(sections: Sequence[_Section], datasets: Table, title: str, c
     lines = [
         f"% Made by: {one_line(command)}", f"% {' '.join(title.split())}",
         "% Compile in this folder: pdflatex all.tex", r"\documentclass[a4paper]{article}",
-        r"\usepackage[landscape,margin=1cm]{geometry}", r"\usepackage{booktabs}",
+        r"\usepackage[landscape,margin=1cm]{geometry}", *PREAMBLE,
         r"\begin{document}", *(rf"\input{{{name}.tex}}\clearpage" for name in names),
         r"\end{document}",
     ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""A table that knows how to write itself as Markdown and as LaTeX.
+"""A table that knows how to write itself as Markdown, LaTeX and HTML.
 
-The data frame keeps the numbers; how they look is said once, per column, and both outputs follow
+The data frame keeps the numbers; how they look is said once, per column, and all outputs follow
 it: ``**best**`` and ``\\textbf{best}`` come from the same decision.
 """
 
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import pandas as pd
 
-Format = Callable[[Any], str]
+from benchmark.report import latex
 
-PAGE_ROWS = 30  # lines that fit on one LaTeX page below a caption
+Format = Callable[[Any], str]
 
 
 def fixed(digits: int) -> Format:
@@ -92,13 +91,18 @@ class Markdown:
 
     def escape(self, plain: str) -> str:
         """Backslashes before what Markdown would read, and nothing before what it would not:
-        an underscore inside a word, an ampersand or a "less than" followed by a space."""
-        plain = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(plain.split()))
-        plain = re.sub(r"<(?=[\w/!?])", "&lt;", plain)
-        return re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", plain)
+        an underscore inside a word, an ampersand or a "less than" followed by a space. Dollars
+        count, because some readers take what is between two of them for mathematics."""
+        plain = self.number(" ".join(plain.split()))
+        # At the start of a line: a quotation, a list. Hashes begin a heading, and close it.
+        plain = re.sub(r"^(>|[+-](?= |$))", r"\\\1", plain)
+        plain = re.sub(r"^(\d{1,9})([.)])(?= |$)", r"\1\\\2", plain)
+        return re.sub(r"(?<!\S)(#+)(?!\S)", r"\\\1", plain)
 
     def number(self, plain: str) -> str:
-        return self.escape(plain)
+        plain = re.sub(r"&(?=#?\w+;)", "&amp;", plain)
+        plain = re.sub(r"<(?=[\w/!?])", "&lt;", plain)
+        return re.sub(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))", r"\\\1", plain)
 
     def bold(self, cell: str) -> str:
         return f"**{cell}**"
@@ -112,35 +116,9 @@ class Markdown:
 
 class Latex:
     missing = "--"
-    _special: ClassVar[dict[str, str]] = {
-        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&",
-        "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-        # After the end of a row these two would be read as an argument of \\.
-        "[": "{[}", "*": "{*}",
-        "\N{EN DASH}": "--", "\N{EM DASH}": "---", "±": r"$\pm$", "†": r"$\dagger$",
-        "‡": r"$\ddagger$", "\N{MULTIPLICATION SIGN}": r"$\times$", "≤": r"$\le$",
-        "≥": r"$\ge$", "→": r"$\to$", "λ": r"$\lambda$", "\N{GREEK SMALL LETTER SIGMA}":
-        r"$\sigma$", "τ": r"$\tau$", "β": r"$\beta$", "“": "``", "”": "''",
-        "\N{LEFT SINGLE QUOTATION MARK}": "`",
-        "\N{RIGHT SINGLE QUOTATION MARK}": "'",
-    }  # fmt: skip
 
     def escape(self, plain: str) -> str:
-        return "".join(self._character(c) for c in " ".join(plain.split()))
-
-    def _character(self, character: str) -> str:
-        """pdflatex's first font encoding has these letters; others lose accents or turn into
-        their code point."""
-        if character in self._special:
-            return self._special[character]
-        if (
-            character.isascii()
-            or character in "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜßàáâãäåæçèéêëìíîïñòóôõöøùúûüÿ"
-        ):
-            return character
-        ascii_part = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-        return "".join(self._special.get(c, c) for c in ascii_part) or f"[U+{ord(character):04X}]"
+        return latex.escape(plain)
 
     def number(self, plain: str) -> str:
         return self.escape(plain).replace("-", "$-$")
@@ -208,31 +186,34 @@ class Table:
         rule = [":---" if column.format is text else "---:" for column in self.columns]
         return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *self.cells(markup)])
 
-    def to_latex(self, command: str) -> str:
-        """Table floats that need the package booktabs and nothing else; a table too long for a
-        page becomes several, the notes below the last."""
-        rows = self.cells(Latex())
-        parts = [rows[i : i + PAGE_ROWS] for i in range(0, len(rows), PAGE_ROWS)] or [[]]
-        floats = [self._float(part, i, len(parts)) for i, part in enumerate(parts)]
-        head = [f"% Made by: {one_line(command)}", r"% Needs \usepackage{booktabs}."]
-        return "\n".join([*head, *floats]) + "\n"
+    def to_html(self, links: Sequence[str] = ()) -> str:
+        """A ``<table>`` with its caption, without the notes; ``links`` holds an address a row for
+        the row's head, or nothing."""
+        from benchmark.report.html import to_html  # which needs this module
 
-    def _float(self, rows: list[list[str]], part: int, parts: int) -> str:
+        return to_html(self, links)
+
+    def to_latex(self, command: str) -> str:
+        """Table floats that need the packages booktabs, array and graphicx; long tables become
+        several, wide ones are scaled to the text, and long texts wrap."""
         markup = Latex()
-        align = "".join("l" if column.format is text else "r" for column in self.columns)
-        header = " & ".join(markup.escape(column.header) for column in self.columns)
-        caption = self.caption if part == 0 else "Continued."
-        caption += f" Part {part + 1} of {parts}." if parts > 1 else ""
-        label = self.name if part == 0 else f"{self.name}-{part + 1}"
-        notes = [rf"\par\smallskip\footnotesize {markup.escape(note)}" for note in self.notes]
-        lines = [
-            r"\begin{table}[htbp]", r"\centering", r"\small", r"\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{markup.escape(caption)}}}", rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{{align}}}", r"\toprule", rf"{header} \\", r"\midrule",
-            *(" & ".join(row) + r" \\" for row in rows), r"\bottomrule", r"\end{tabular}",
-            *(notes if part == parts - 1 else []), r"\end{table}",
-        ]  # fmt: skip
-        return "\n".join(lines)
+        texts = [self._texts(column) for column in self.columns]
+        align = ["w" if latex.wraps(of_column) else "l" if column.format is text else "r"
+                 for column, of_column in zip(self.columns, texts, strict=True)]  # fmt: skip
+        wrapped = [column for column, kind in zip(texts, align, strict=True) if kind == "w"]
+        letters = [max(map(latex.letters, row)) for row in zip(*wrapped, strict=True)]
+        header = [markup.escape(column.header) for column in self.columns]
+        table = latex.Cells(
+            self.name, header, align, self.cells(markup), letters or [0] * len(self.frame),
+            self.caption, self.notes,
+        )  # fmt: skip
+        head = [f"% Made by: {one_line(command)}", f"% Needs {' '.join(latex.PREAMBLE)}."]
+        return "\n".join([*head, *latex.floats(table)]) + "\n"
+
+    def _texts(self, column: Column) -> list[str]:
+        """A text a row; empty for numbers and for what is missing."""
+        values = self.frame[column.key] if column.format is text else [None] * len(self.frame)
+        return ["" if is_missing(value) else str(value) for value in values]
 
     def _column(self, column: Column, markup: Markup) -> list[str]:
         return [

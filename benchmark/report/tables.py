@@ -1,19 +1,15 @@
-"""Tables of results: data sets, overall, beside reported numbers, pairwise tests."""
+"""Tables of results: overall and pairwise tests."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from benchmark.aggregate import DatasetResults, MethodRuns
+from benchmark.aggregate import DatasetResults
 from benchmark.metrics import METRICS
-from benchmark.report.provenance import protocol_limits
-from benchmark.report.table import Column, Table, fixed, integer, p_value, percent, share
+from benchmark.report.reported import inputs_note, is_reported_as, reported_rows
+from benchmark.report.table import Column, Table, fixed, integer, p_value, percent
 from benchmark.report.tuning import tuning_notes
 from benchmark.resampling import DRAWS
 from benchmark.significance import (
@@ -27,7 +23,6 @@ from benchmark.significance import (
     name_tests,
 )
 
-REPORTED = Path(__file__).parents[1] / "reported.json"
 BETTER, WORSE = "†", "‡"
 
 #: Methods under test by the first word of their name; all others are baselines.
@@ -42,45 +37,6 @@ def compared(result: DatasetResults, metric: str, k: int) -> pd.DataFrame:
 
 def is_baseline(method: str) -> bool:
     return method.split("_")[0] not in PROPOSED
-
-
-def dataset_table(results: Iterable[DatasetResults]) -> Table:
-    """One row a data set: sizes, limits of the protocol, where the texts come from."""
-    rows = []
-    for result in results:
-        info = result.runs[0].info
-        counts = info["counts"]
-        users, items, interactions = (counts[k] for k in ("users", "items", "interactions"))
-        rows.append(
-            {
-                "dataset": result.dataset,
-                **{k: counts.get(k) for k in _COUNTS},
-                "density": interactions / (users * items),
-                "mean": interactions / users,
-                "evaluated": len(result.users),
-                "limits": ", ".join(protocol_limits(info)) or "none",
-                "text": "; ".join(result.text_sources) or None,
-                "encoder": _encoder(result),
-            }
-        )
-    columns = (
-        Column("dataset", "Data set"),
-        *(Column(key, header, integer) for key, header in _COUNTS.items()),
-        Column("density", "Density", share), Column("mean", "Interactions a user", fixed(1)),
-        Column("evaluated", "Users evaluated", integer), Column("limits", "Limits"),
-        Column("text", "Item text"), Column("encoder", "Text encoder"),
-    )  # fmt: skip
-    caption = (
-        "Data sets after preparation. Density is interactions / (users x items); a training row "
-        "is one prefix of a user's training items with at least one history item."
-    )
-    return Table("datasets", pd.DataFrame(rows), columns, caption)
-
-
-_COUNTS = {
-    "users": "Users", "items": "Items", "interactions": "Interactions",
-    "train_rows": "Training rows", "dropped_users": "Dropped users",
-}  # fmt: skip
 
 
 def overall_table(result: DatasetResults) -> Table:
@@ -117,7 +73,7 @@ def overall_table(result: DatasetResults) -> Table:
         columns.append(Column("reported", "Reported NDCG@10"))
     notes = [*_seed_notes(result), *_method_notes(result), *tuning_notes(result), *result.notes]
     if "reported" in frame:
-        notes.append(_inputs_note(result))
+        notes.append(inputs_note(result))
     return Table(
         f"{result.dataset}-overall", frame, tuple(columns), _overall_caption(result), tuple(notes)
     )
@@ -202,80 +158,6 @@ def _method_notes(result: DatasetResults) -> list[str]:
     return notes
 
 
-def reported_rows(result: DatasetResults) -> list[dict[str, Any]]:
-    """Numbers reported elsewhere: dicts with method, source and one key a metric (None: the
-    source at hand does not give it). Empty for data sets nobody reported. A data set's versions
-    with other texts, and samples of it, stand beside the numbers of the same paper's data set."""
-    dataset = result.fact("paper") or result.dataset
-    stored = json.loads(REPORTED.read_text(encoding="utf-8"))
-    return [
-        {"method": row["method"], "source": row["source"],
-         **dict(zip(stored["metrics"], row["values"], strict=True))}
-        for row in stored["rows"] if row["dataset"] == dataset
-    ]  # fmt: skip
-
-
-def is_reported_as(method: MethodRuns, row: dict[str, Any]) -> bool:
-    """Whether a reported row is about this method. Reports do not say with which loss they
-    trained a baseline, which our names do: theirs stands beside each of ours."""
-    return bool(row["method"] == method.method.removesuffix("_bce").removesuffix("_ce"))
-
-
-def reported_table(result: DatasetResults) -> Table | None:
-    """Reported numbers beside ours; None where there are none."""
-    reported = reported_rows(result)
-    if not reported:
-        return None
-    names = [key for key in reported[0] if key not in ("method", "source")
-             and int(key.split("@")[1]) in result.ks]  # fmt: skip
-    sources = list(dict.fromkeys(row["source"] for row in reported))
-    rows = []
-    for row in reported:
-        ours: list[MethodRuns | None] = [m for m in result.methods if is_reported_as(m, row)]
-        for method in ours or [None]:
-            rows.append(_beside(result, row, method, names, sources))
-    columns = [Column("method", "Method"), Column("source", "Source")]
-    for name in names:
-        label = METRICS[name.split("@")[0]].label + "@" + name.split("@")[1]
-        columns += [Column(f"{name}/reported", f"{label} reported", fixed(4)),
-                    Column(f"{name}/ours", "ours", fixed(4)),
-                    Column(f"{name}/change", "change", percent)]  # fmt: skip
-    notes = [f"Source {number}: {source}." for number, source in enumerate(sources, 1)]
-    notes.append(_inputs_note(result))
-    caption = f"Numbers reported elsewhere for {result.heading} beside ours (mean over seeds)."
-    return Table(
-        f"{result.dataset}-reported", pd.DataFrame(rows), tuple(columns), caption, tuple(notes)
-    )
-
-
-def _inputs_note(result: DatasetResults) -> str:
-    """What ours were made from, which decides whether a reported number can be compared."""
-    limits = ", ".join(protocol_limits(result.runs[0].info)) or "none"
-    return (
-        f"Reported numbers are set beside ours, not judged: inputs may differ. Ours: item text "
-        f"{'; '.join(result.text_sources) or 'none'}; text encoder {_encoder(result) or 'none'}; "
-        f"limits of the protocol: {limits}."
-    )
-
-
-def _beside(
-    result: DatasetResults, row: dict[str, Any], method: MethodRuns | None, names: list[str],
-    sources: list[str],
-) -> dict[str, Any]:  # fmt: skip
-    cells: dict[str, Any] = {
-        "method": method.label if method else f"{row['method']} (not run)",
-        "source": str(sources.index(row["source"]) + 1),
-    }
-    for name in names:
-        metric, k = name.split("@")
-        mean = result.summary(metric, int(k))["mean"]
-        ours = None if method is None else float(mean[method.key])
-        told = row[name]
-        change = ours / told - 1 if ours is not None and told else None
-        cells |= {f"{name}/reported": told, f"{name}/ours": ours, f"{name}/change": change}
-    return cells
-
-
 def pairwise_table(result: DatasetResults, metric: str = "ndcg") -> Table | None:
     """Every pair of methods on the headline cut-off; None with fewer than two methods or users.
 
@@ -334,15 +216,3 @@ def _pair_caption(result: DatasetResults, frame: pd.DataFrame, metric: str) -> s
            if users_only else "")
         + " The notes say in words how the method with the highest mean compares."
     )  # fmt: skip
-
-
-def _encoder(result: DatasetResults) -> str | None:
-    """Names of the text encoders; None where no run had one."""
-    names = []
-    for run in result.runs:
-        fact = (run.info.get("dataset_info") or {}).get("encoder")
-        if isinstance(fact, Mapping):  # with all its settings; its path stays out of tables
-            fact = fact.get("name") or f"{fact.get('source')}, {fact.get('dimension')}-d"
-        if fact:
-            names.append(str(fact))
-    return "; ".join(dict.fromkeys(names)) or None

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark.report.drawing import Drawing, save, style
+from benchmark.report.drawing import Drawing, plain_log, save, style
 from benchmark.report.table import Column, Table, fixed, integer
+from benchmark.speed.bounds import bounds_table
 from benchmark.store import write_text
 
 MEGABYTE = 1e6
@@ -21,6 +22,7 @@ def write_report(facts: dict[str, Any], folder: Path, name: str) -> list[Path]:
     command = facts["command"]
     parts = facts["parts"]
     tables = [make(parts[part], facts) for part, make in TABLES.items() if parts.get(part)]
+    tables += [table] if (table := bounds_table(facts)) is not None else []
     bodies = [f"{table.markdown_body()}\n\n{table.caption}\n" for table in tables]
     page = folder / f"{name}.md"
     write_text(page, "\n".join([f"<!-- Made by: {command} -->", "", _head(facts), "", *bodies]))
@@ -90,7 +92,7 @@ def _training(rows: Rows, facts: dict[str, Any]) -> Table:
 
 def _together(rows: Rows, facts: dict[str, Any]) -> Table:
     columns = (
-        Column("dataset", "Data"), Column("method", "Method"),
+        Column("experiment", "Experiment"), Column("dataset", "Data"), Column("method", "Method"),
         Column("way", "Way"), Column("processes", "Side by side", integer),
         Column("threads", "CPU threads each", integer),
         Column("steps_per_second", "steps/s together", fixed(1)),
@@ -161,15 +163,34 @@ def _recbole(rows: Rows, facts: dict[str, Any]) -> Table:
 
 
 def _statistics(rows: Rows, facts: dict[str, Any]) -> Table:
+    frame = _frame(rows)
+    # Files from before the seed-aware interval do not say: one or three by turns, averaged.
+    seeds = [Column("seeds", "Seeds", integer)] if "seeds" in frame else []
     columns = (
         Column("methods", "Methods", integer), Column("users", "Users", integer),
-        Column("seeds", "Seeds", integer), Column("pairs", "Pairs", integer),
+        *seeds, Column("pairs", "Pairs", integer),
         Column("flips", "Sign flips", integer),
         Column("draws", "Bootstrap draws", integer), Column("seconds", "s", fixed(1)),
         Column("peak_memory_bytes", "MB", integer),
     )  # fmt: skip
-    return Table("speed-statistics", _frame(rows), columns,
+    return Table("speed-statistics", frame, columns,
                  "All pairs of methods on made-up values, in a process of its own.")  # fmt: skip
+
+
+def _report(rows: Rows, facts: dict[str, Any]) -> Table:
+    frame = _frame(rows)
+    frame["store_bytes"] /= MEGABYTE
+    columns = (
+        Column("datasets", "Data sets", integer), Column("methods", "Methods", integer),
+        Column("seeds", "Seeds", integer), Column("users", "Users", integer),
+        Column("runs", "Runs", integer), Column("store_bytes", "Store, MB", integer),
+        Column("cores", "Cores", integer), Column("seconds", "s", fixed(1)),
+        Column("cpu_seconds", "CPU s", fixed(1)),
+        Column("peak_memory_bytes", "Peak MB", integer),
+    )  # fmt: skip
+    return Table("speed-report", frame, columns,
+                 "python -m benchmark.report on made-up runs: tables, figures and pages of all "
+                 "data sets, from the start of its process to the end.")  # fmt: skip
 
 
 def _deterministic(rows: Rows, facts: dict[str, Any]) -> Table:
@@ -186,7 +207,7 @@ def _deterministic(rows: Rows, facts: dict[str, Any]) -> Table:
 TABLES = {
     "train": _training, "deterministic": _deterministic, "together": _together,
     "items": _items, "users": _users,
-    "tokenizer": _tokenizer, "recbole": _recbole, "statistics": _statistics,
+    "tokenizer": _tokenizer, "recbole": _recbole, "statistics": _statistics, "report": _report,
 }  # fmt: skip
 
 
@@ -204,6 +225,8 @@ def _cost(rows: Rows, part: str, name: str) -> Drawing:
             if len(known):
                 axes.plot(known[part], known[key], marker="o", label=label)
         axes.set(xscale="log", yscale="log", xlabel=part, ylabel="milliseconds")
+        plain_log(axes.xaxis)
+        plain_log(axes.yaxis)
         axes.legend()
     caption = f"Cost against the number of {part}, made-up data."
     return Drawing(name, figure, caption)

@@ -75,7 +75,7 @@ def measure_here(
     seconds = time.perf_counter() - start
     return {
         "methods": methods, "users": users, "seeds": seeds, "pairs": len(frame), "flips": flips,
-        "draws": draws, "seconds": seconds, "peak_memory_bytes": _peak_bytes(),
+        "draws": draws, "seconds": seconds, "peak_memory_bytes": peak_bytes(),
     }  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def made_up_runs(
     return runs
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Largest resident size of this program. Where Linux tells it, not by getrusage: that counts
     what the parent held when it started this process."""
     status = Path("/proc/self/status")

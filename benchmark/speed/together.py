@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from benchmark import provenance
@@ -19,9 +20,10 @@ from benchmark.errors import UserError
 from benchmark.experiment import default_jobs
 from benchmark.speed.target import Target, subject, wait_for
 from benchmark.speed.training import WARM_UP, fast_steps, plain_steps
+from benchmark.speed.ways import PLAIN, SUITE, WITH_BF16, WITH_MPS
 
 READY, GO = "ready", "go"
-MPS, WITH_MPS = "nvidia-cuda-mps-control", "suite, MPS"
+MPS = "nvidia-cuda-mps-control"
 ON_A_GPU = (1, 4, 8, 12)
 GPU_WARM_UP = 300
 
@@ -38,14 +40,18 @@ def measure(target: Target, device: str, threads: int, seconds: float) -> list[d
     """For each number of processes: steps a second of all together, over those of one, and over
     those of the plain reference, which has the whole device, and all of its cores, for itself."""
     rows: list[dict[str, Any]] = []
-    runs = [("plain", 1, default_jobs() if device == "cpu" else threads)]
-    runs += [("suite", n, threads) for n in counts(device)]
+    runs = [(PLAIN, 1, default_jobs() if device == "cpu" else threads)]
+    runs += [(SUITE, n, threads) for n in counts(device)]
+    if device == "cpu":
+        runs += [(WITH_BF16, n, threads) for n in counts(device)]
     if device != "cpu" and shutil.which(MPS):
         runs += [(WITH_MPS, n, threads) for n in counts(device)]
     for way, n, each in runs:
         with ExitStack() as stack:
             environment = stack.enter_context(mps()) if way == WITH_MPS else {}
-            found = _run(target, device, each, seconds / len(runs), n, way, environment)
+            precision = ("precision=bf16",) if way == WITH_BF16 else ()
+            given = replace(target, overrides=(*target.overrides, *precision))
+            found = _run(given, device, each, seconds / len(runs), n, way, environment)
         total = sum(child["steps_per_second"] for child in found)
         alone = next((r["steps_per_second"] for r in rows if r["way"] == way), total)
         plain = rows[0]["steps_per_second"] if rows else total
@@ -121,7 +127,7 @@ def _child(way: str, target: Target, device: str, threads: int, seconds: float) 
     with subject(target, device, threads) as made:
         execution = target.settings(device, threads).execution.on(device)
         trainer = made.fast(execution)
-        steps = plain_steps(made.plain(trainer)) if way == "plain" else fast_steps(trainer)
+        steps = plain_steps(made.plain(trainer)) if way == PLAIN else fast_steps(trainer)
         for _ in range(WARM_UP if device == "cpu" else GPU_WARM_UP):
             next(steps)()
         wait_for(device)

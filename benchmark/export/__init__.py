@@ -1,0 +1,1 @@
+"""Stored results for use elsewhere: tidy files, and bundles that another machine reports from."""
