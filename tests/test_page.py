@@ -194,15 +194,25 @@ class Page(HTMLParser):
             self.texts[self._inside].append(data)
 
 
-def make(tmp_path: Path, title: str = "A <title>") -> tuple[str, Page]:
-    runs = example_store(tmp_path / "r", METHODS, n_users=60, method_label=EVIL)
-    render(runs, tmp_path / "out", title, f"cmd {EVIL}", METHODS, [f"bad {EVIL}"])
-    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    return text, Page(text)
+def make(root: Path) -> Path:
+    """A report of methods whose names are markup, below ``root``; returns its folder."""
+    runs = example_store(root / "r", METHODS, n_users=60, method_label=EVIL)
+    render(runs, root / "out", "A <title>", f"cmd {EVIL}", METHODS, [f"bad {EVIL}"])
+    return root / "out"
 
 
-def test_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
-    text, page = make(tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def text(folder: Path) -> str:
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_page_is_whole_and_needs_nothing_else(text: str) -> None:
+    page = Page(text)
     assert page.loads
     assert all(load.startswith("data:") for load in page.loads)
     assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", text)
@@ -217,8 +227,8 @@ def test_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     assert EVIL in json.loads(page.texts["script"][0])["sets"][0]["methods"][0][1]
 
 
-def test_policy_allows_the_page_and_nothing_else(tmp_path: Path) -> None:
-    text, page = make(tmp_path)
+def test_policy_allows_the_page_and_nothing_else(text: str) -> None:
+    page = Page(text)
     found = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
     assert found is not None
     policy = dict(part.strip().split(" ", 1) for part in unescape(found[1]).split(";"))
@@ -230,16 +240,14 @@ def test_policy_allows_the_page_and_nothing_else(tmp_path: Path) -> None:
         assert policy[f"{kind}-src"] == f"'sha256-{value}'"
 
 
-def test_equal_runs_give_an_equal_page(tmp_path: Path) -> None:
-    first, second = make(tmp_path / "a")[0], make(tmp_path / "b")[0]
-    assert first == second
-    assert str(tmp_path) not in first
+def test_equal_runs_give_an_equal_page(tmp_path: Path, text: str) -> None:
+    """In another folder, too."""
+    assert (make(tmp_path) / "index.html").read_text(encoding="utf-8") == text
 
 
-def test_figures_are_the_saved_ones(tmp_path: Path) -> None:
-    text, _ = make(tmp_path)
+def test_figures_are_the_saved_ones(folder: Path, text: str) -> None:
     sources = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    saved = sorted((tmp_path / "out" / "figures").glob("*.png"))
+    saved = sorted((folder / "figures").glob("*.png"))
     assert len(sources) == len(saved)
     sizes = [Image.open(io.BytesIO(base64.b64decode(source))).size for source in sources]
     assert sorted(sizes) == sorted(Image.open(path).size for path in saved)

@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ from benchmark.paired import (
 from benchmark.report import tables
 from benchmark.resampling import bootstrap, sign_flip
 from benchmark.seed_aware import seed_aware, trainings
-from benchmark.significance import compare_all, in_words, is_significant
+from benchmark.significance import compare_all, compare_each, in_words, is_significant
 from benchmark.speed.report import TABLES as speed_tables
 from benchmark.speed.statistics import made_up_runs, made_up_values, measure
 from tests.store_fixture import add_run, example_store
@@ -368,31 +369,50 @@ def test_pairs_show_what_trainings_add_and_the_best_method_in_words(tmp_path: Pa
 def test_report_shows_intervals_and_sign_flips_and_compares_each_column_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[pd.DataFrame] = []
+    asked: list[list[tuple[str, int]]] = []
 
-    def counted(values: pd.DataFrame, per_seed: dict[str, Floats]) -> pd.DataFrame:
-        asked.append(values)
-        return compare_all(values, per_seed)
+    def counted(values: Any, per_seed: Any) -> Any:
+        asked.append(list(values))
+        return compare_each(values, per_seed)
 
-    monkeypatch.setattr(tables, "compare_all", counted)
+    monkeypatch.setattr(tables, "compare_each", counted)
     result = aggregate(example_store(tmp_path, ["pop", "tiger", "diger_frqud"]))["toy"]
     for _ in range(2):
         tables.overall_table(result)
         table = tables.pairwise_table(result)
-    assert len(asked) == 6  # Recall and NDCG at three cut-offs
+    assert asked == [[(metric, k) for metric in ("recall", "ndcg") for k in (5, 10, 20)]]
     assert table is not None
     assert set(table.frame["a"]) == {"Popularity", "DIGER (FrqUD)"}
     shown = {column.key: column.header for column in table.columns}
     assert (shown["ci_low"], shown["ci_high"]) == ("low", "high")
     assert shown["flip_p_holm"] == "sign flips, Holm"
     frame = compare_all(result.values("ndcg", 10))
-    for key in ("ci_low", "ci_high", "flip_p_holm"):
-        assert table.frame[key].to_list() == frame[key].to_list()
+    assert table.frame["flip_p_holm"].to_list() == frame["flip_p_holm"].to_list()
+    # Six metrics share the bootstrap's samples: the same intervals but for the draws.
+    for key in ("ci_low", "ci_high"):
+        assert table.frame[key].to_numpy() == pytest.approx(frame[key].to_numpy(), abs=2e-3)
     assert "95% BCa bootstrap interval of A - B (10,000 draws of users)" in table.caption
     for caption in (table.caption, tables.overall_table(result).caption):
         assert f"{name_tests(3)}" in caption
         assert "n = 200" in caption
         assert "3 pairs" in caption
+
+
+def test_metrics_together_are_compared_as_each_alone() -> None:
+    rng = np.random.default_rng(5)
+    hit = rng.random((300, 3)) < [0.2, 0.3, 0.5]
+    recall = pd.DataFrame(hit.astype(float), columns=["x", "y", "z"])
+    ndcg = recall * 0.5  # of every hit, so all of its intervals are half as long
+    found = compare_each({"recall": recall, "ndcg": ndcg, "one": recall[["x"]]})
+    alone = compare_all(recall)
+    resampled = ["ci_low", "ci_high"]
+    pd.testing.assert_frame_equal(
+        found["recall"].drop(columns=resampled), alone.drop(columns=resampled)
+    )
+    for key in resampled:
+        assert found["ndcg"][key].to_numpy() == pytest.approx(found["recall"][key].to_numpy() / 2)
+        assert found["recall"][key].to_numpy() == pytest.approx(alone[key].to_numpy(), abs=6e-3)
+    assert list(found) == ["recall", "ndcg", "one"] and len(found["one"]) == 0
 
 
 def test_compare_all_of_one_method_is_empty() -> None:

@@ -106,7 +106,7 @@ def code_maps(
     """
     with style():
         levels, size = next(iter(uses.values())).counts.shape
-        place = _Places(levels, len(uses), grid_shape(size), title)
+        place = _Places(levels, len(uses), grid_shape(size), f"{title} (cross: no items)")
         figure = new_figure(place.width, place.height, fitted=False)
         norm = _norm(scale, top or max(int(use.counts.max()) for use in uses.values()))
         for row, (label, use) in enumerate(uses.items()):
@@ -184,7 +184,7 @@ def _colour_bar(
     # Two numbers need a sixteenth of the bar between them.
     ticks = [t for t in steps if t < top and _height(image, t) < 0.94] + [top]
     bar = figure.colorbar(image, cax=figure.add_axes(place), ticks=ticks, extend="min")
-    bar.set_label("items on a code" + (", log scale" if scale == "log" else "") + "; cross: none")
+    bar.set_label("items (log scale)" if scale == "log" else "items")
     bar.ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     bar.ax.minorticks_off()
 

@@ -195,6 +195,7 @@ def _dress(axes: Axes, panel: Panel, of: str, top: float) -> None:
         axes.set_yscale("log")
         plain_log(axes.yaxis)
         return
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))  # labels of few digits
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_ylim(-0.02 * top, 1.06 * top)  # room for lines that lie at either end
 

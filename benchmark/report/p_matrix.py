@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from benchmark.aggregate import DatasetResults
 from benchmark.metrics import METRICS
 from benchmark.report.drawing import INCHES_A_LETTER, Drawing, cut, new_figure, seeds_in_words
-from benchmark.report.tables import ALPHA, compared
-from benchmark.significance import TESTS, is_significant, name_tests
+from benchmark.report.tables import compared
+from benchmark.significance import ALPHA, TESTS, is_significant, name_tests
 
 LOWEST = 0.001  # where the colour scale ends; with 10,000 sign flips few pairs get below it
 COLOURS = "Blues_r"  # dark is small: what is not found fades into the paper

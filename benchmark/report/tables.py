@@ -16,7 +16,7 @@ from benchmark.significance import (
     ALPHA,
     MIN_SEEDS,
     TESTS,
-    compare_all,
+    compare_each,
     has_seeds,
     in_words,
     is_significant,
@@ -29,10 +29,21 @@ BETTER, WORSE = "†", "‡"
 PROPOSED = ("diger", "gumbel", "ste")
 
 
-@lru_cache(maxsize=16)  # marks and pairs share it; a data set needs six
+#: What reports compare methods by, at every cut-off.
+COMPARED = ("recall", "ndcg")
+
+
 def compared(result: DatasetResults, metric: str, k: int) -> pd.DataFrame:
     """``compare_all`` of the results' methods, made once; readers must not change the frame."""
-    return compare_all(result.values(metric, k), result.seed_values(metric, k))
+    return _all_compared(result)[metric, k]
+
+
+@lru_cache(maxsize=1)  # a data set's tables, figures and page are made before the next one's
+def _all_compared(result: DatasetResults) -> dict[tuple[str, int], pd.DataFrame]:
+    keys = [(metric, k) for metric in COMPARED for k in result.ks]
+    return compare_each(
+        {key: result.values(*key) for key in keys}, {key: result.seed_values(*key) for key in keys}
+    )
 
 
 def is_baseline(method: str) -> bool:
@@ -49,7 +60,7 @@ def overall_table(result: DatasetResults) -> Table:
         index=list(result.labels),
     )
     columns = [Column("method", "Method"), Column("seeds", "Seeds", integer)]
-    for metric in ("recall", "ndcg"):
+    for metric in COMPARED:
         for k in result.ks:
             name, summary = f"{metric}@{k}", result.summary(metric, k)
             frame[name], frame[f"{name}/sd"] = summary["mean"], summary["sd"]

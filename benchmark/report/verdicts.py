@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmark.aggregate import DatasetResults, MethodRuns
 from benchmark.metrics import METRICS
 from benchmark.report.comparable import Difference, differences, named
-from benchmark.report.interval import MeanInterval, mean_intervals
+from benchmark.report.interval import DRAWS, MeanInterval, mean_intervals
 from benchmark.report.reported import (
     is_reported_as,
     metric_label,
@@ -25,7 +25,6 @@ from benchmark.report.reported import (
     sources,
 )
 from benchmark.report.table import Column, Table, fixed, percent
-from benchmark.resampling import DRAWS
 
 CLOSE = 0.05  # relative difference up to which a number outside our interval is close
 

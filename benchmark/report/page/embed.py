@@ -51,7 +51,7 @@ def picture(drawing: Drawing, folder: Path, prefix: str) -> Picture:
         f"figure-{identifier(drawing.name)}",
         drawing.name.removeprefix(prefix).replace("-", " ").capitalize(),
         drawing.caption,
-        getattr(drawing, "alt", "") or drawing.caption,
+        drawing.alt,
         f"data:image/png;base64,{data}",
         *small.size,
     )
