@@ -29,6 +29,7 @@ from benchmark.findings.evidence import (
 )
 from benchmark.paired import holm
 from benchmark.report.diagnostics import epochs, series
+from benchmark.report.table import p_value
 from benchmark.resampling import LEVEL
 from benchmark.significance import ALPHA, MIN_SEEDS
 from benchmark.store import StoredRun
@@ -150,6 +151,10 @@ def _kept(
         few = more_trainings(methods)
         return Evidence(**base, seeds=seeds, verdict=NOT_DECIDED, change=few,
                         words=f"{words}; too few trainings for a test.")  # fmt: skip
+    words += (
+        f"; 95% interval of the difference over trainings {test.low:.3f} to {test.high:.3f}, p "
+        f"after Holm's correction: Welch's t-test {p_value(p)}"
+    )
     verdict = NOT_DECIDED if not p < ALPHA else SUPPORTED if test.difference > 0 else CONTRADICTED
     near = test.low if test.difference > 0 else -test.high
     change = (f"a difference smaller by {near:.1%} of the codes" if verdict != NOT_DECIDED

@@ -116,11 +116,13 @@ def _how() -> list[str]:
 
 
 def headlines(findings: Sequence[Finding]) -> list[str]:
-    """Up to three findings in a sentence each: the decided ones of the first experiment first, in
-    the order of the claims. Of a claim's comparisons the one with the largest effect is told."""
+    """Up to three findings in a sentence each: of the first experiment first, the decided ones
+    before those with a test and those without, in the order of the claims. Of a claim's comparisons
+    the one with the largest effect is told."""
     known = [finding for finding in findings if finding.verdict != NO_RUNS]
     first = known[0].section if known else None
-    known.sort(key=lambda one: (one.section != first, one.verdict == NOT_DECIDED))
+    known.sort(key=lambda one: (one.section != first, one.verdict == NOT_DECIDED,
+                                all(math.isnan(told.p) for told in one.evidence)))  # fmt: skip
     return [_headline(finding) for finding in known[:HEADLINES]]
 
 
