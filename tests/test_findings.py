@@ -304,6 +304,16 @@ def test_the_page_tells_decided_findings_first(tmp_path: Path) -> None:
     assert "nan" not in text.lower().replace("finan", "")
 
 
+def test_a_decided_finding_comes_before_an_open_one(tmp_path: Path) -> None:
+    result = results(
+        plant(tmp_path, "tiger", 0.4), plant(tmp_path, "diger_sdud", 0.4),
+        plant(tmp_path, "gumbel", 0.2),
+    )  # fmt: skip
+    first, second = page.headlines(page.find(page.Section("beauty", result)))
+    assert first.startswith("Noise that decays with uncertainty ranks better")
+    assert second.startswith("Semantic IDs that the recommendation loss trains")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [([], "name the experiments"), (["experiment=nonsense"], "no experiment 'nonsense'"),

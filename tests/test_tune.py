@@ -219,11 +219,14 @@ def test_tune_runs_its_trials_and_goes_on(tmp_path: Path, data_cache: Path) -> N
     )
     (tmp_path / "grids.yaml").write_text(yaml.safe_dump(GRID))
     (tmp_path / "program.py").write_text(program)
-    words = ["smoke", "grid.method=[sasrec_ce]", f"results={tmp_path}/r", f"cache={data_cache}"]
+    words = ["smoke", "grid.method=[sasrec_ce]", f"results={tmp_path}/r", f"cache={data_cache}",
+             "+tuning.trials=9"]  # fmt: skip
     done = call("program", *words, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "the best of 2 trials" in done.stdout
     again = call("program", *words, PYTHONPATH=str(tmp_path))
     assert "2 cells, 2 done, 0 left" in again.stdout.replace("smoke: ", "")
+    for path in (tmp_path / "r").rglob("run.json"):  # what a run was told of its tuning stays
+        assert json.loads(path.read_text())["tuning"] == {"trials": 9}
     (path,) = (tmp_path / "tuned").rglob("*.yaml")
     assert yaml.safe_load(path.read_text())["tuning"]["trials"] == 2
