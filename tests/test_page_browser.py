@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from tests.store_fixture import add_run
 
 selenium = pytest.importorskip("selenium", reason="needs selenium")
 
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.remote.webdriver import WebDriver  # noqa: E402
 from selenium.webdriver.remote.webelement import WebElement  # noqa: E402
 from selenium.webdriver.support.select import Select  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 from tests.browser import MISSING, accessibility, chromium, command, complaints, requests  # noqa: E402
 
@@ -88,6 +90,12 @@ def one(browser: WebDriver, selector: str) -> WebElement:
 
 def run_script(browser: WebDriver, script: str, *arguments: Any) -> Any:
     return browser.execute_script(script, *arguments)  # type: ignore[no-untyped-call]
+
+
+def until(browser: WebDriver, true: Callable[[], bool]) -> None:
+    """Wait for what the page does after an event that comes later: an address, an unfolding."""
+    replaced = [StaleElementReferenceException]
+    WebDriverWait(browser, 20, ignored_exceptions=replaced).until(lambda _: true())
 
 
 def click(browser: WebDriver, element: WebElement) -> None:
@@ -266,11 +274,17 @@ def test_a_figure_opens_large_with_the_keyboard(browser: WebDriver) -> None:
     assert browser.switch_to.active_element == button
 
 
+def opens(browser: WebDriver, heading: str) -> None:
+    """The page of a run is shown, or soon will be."""
+    until(browser, lambda: one(browser, "#run").is_displayed())
+    until(browser, lambda: one(browser, "#run-heading").text == heading)
+
+
 def test_a_run_has_a_page(browser: WebDriver) -> None:
     link = browser.find_elements(By.CSS_SELECTOR, "#table-toy-runs tbody a")[-1]
     address = str(link.get_attribute("href"))
     run_script(browser, "arguments[0].click()", link)
-    assert one(browser, "#run-heading").text == "DIGER (FrqUD), seed 2"
+    opens(browser, "DIGER (FrqUD), seed 2")
     assert re.search(r"#run=toy/diger_frqud/[0-9a-f]{12}/seed=2$", browser.current_url)
     assert not one(browser, "#report").is_displayed()
     text = one(browser, "#run").text
@@ -282,21 +296,23 @@ def test_a_run_has_a_page(browser: WebDriver) -> None:
     titles = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "#run .chart figcaption")]
     assert {"Losses", "Used codes", "Share of hot codes", "Signal to noise"} <= set(titles)
     click(browser, one(browser, "#run .charts + details summary"))
-    rows = browser.find_elements(By.CSS_SELECTOR, "#run .charts + details tbody tr")
+    path = "#run .charts + details tbody tr"
+    until(browser, lambda: bool(browser.find_elements(By.CSS_SELECTOR, path)))
+    rows = browser.find_elements(By.CSS_SELECTOR, path)
     assert [row.find_element(By.TAG_NAME, "th").text for row in rows] == list("01234567")
 
     click(browser, browser.find_elements(By.CSS_SELECTOR, "#run .back a")[1])  # another seed
-    assert one(browser, "#run-heading").text == "DIGER (FrqUD), seed 0"
+    opens(browser, "DIGER (FrqUD), seed 0")
     browser.back()
-    assert one(browser, "#run-heading").text == "DIGER (FrqUD), seed 2"
+    opens(browser, "DIGER (FrqUD), seed 2")
     click(browser, one(browser, "#run .back a"))
-    assert one(browser, "#report").is_displayed()
+    until(browser, lambda: one(browser, "#report").is_displayed())
     assert not one(browser, "#run").is_displayed()
     browser.get("about:blank")
     browser.get(address)
     assert active(browser) == "DIGER (FrqUD), seed 2"
     browser.get(address + "0")
-    assert one(browser, "#run-heading").text == "No such run"
+    opens(browser, "No such run")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -325,6 +341,7 @@ def test_accessible(browser: WebDriver, scheme: str) -> None:
     assert accessibility(browser, *rules) == []
     browser.switch_to.active_element.send_keys(Keys.ESCAPE)
     run_script(browser, "document.querySelector('#table-toy-runs tbody tr:last-child a').click()")
+    opens(browser, "DIGER (FrqUD), seed 2")
     run_script(browser, "document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert accessibility(browser, *rules) == []
 

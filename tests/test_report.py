@@ -13,7 +13,8 @@ import pytest
 
 from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
-from benchmark.report.datasets import dataset_table
+from benchmark.report import section
+from benchmark.report.datasets import dataset_row, dataset_table
 from benchmark.report.efficiency import efficiency_table
 from benchmark.report.provenance import protocol_limits, provenance_rows, sanity_lines
 from benchmark.report.render import render
@@ -31,7 +32,7 @@ def results(runs: list[StoredRun]) -> DatasetResults:
 
 
 def test_dataset_table_by_hand(tmp_path: Path) -> None:
-    row = dataset_table([results([add_run(tmp_path, "pop", 0)])]).frame.iloc[0]
+    row = dataset_table([dataset_row(results([add_run(tmp_path, "pop", 0)]))]).frame.iloc[0]
     assert row["density"] == pytest.approx(2000 / (200 * 300))
     assert row["mean"] == 10.0
     assert (row["text"], row["encoder"]) == ("title & genre", "all-MiniLM-L6-v2")
@@ -41,7 +42,7 @@ def test_dataset_table_by_hand(tmp_path: Path) -> None:
         ({**named, "name": None, "source": "npy", "path": "/x"}, "npy, 384-d"),
     ):
         run = add_run(tmp_path, "tiger", 0, dataset_info__encoder=encoder)
-        assert dataset_table([results([run])]).frame.iloc[0]["encoder"] == shown
+        assert dataset_table([dataset_row(results([run]))]).frame.iloc[0]["encoder"] == shown
     assert row["limits"].startswith("histories cut to 20, trained on the last 20 prefixes")
 
 
@@ -143,7 +144,7 @@ def test_every_text_source_is_named(tmp_path: Path) -> None:
     ]  # fmt: skip
     result = aggregate(runs)["mine"]
     assert "item text: b.item: title and, in other runs, a.item: title)" in result.heading
-    row = dataset_table([result]).frame.iloc[0]
+    row = dataset_table([dataset_row(result)]).frame.iloc[0]
     assert row["text"] == "b.item: title; a.item: title"
     assert row["encoder"] == "pop encoder; ste encoder; tiger encoder"
 
@@ -247,7 +248,7 @@ def test_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
         render(given, tmp_path / name, "Title", COMMAND, list(LABELS), [])
     first = digests(tmp_path / "a")
     assert first == digests(tmp_path / "b")
-    assert {Path(name).suffix for name in first} == {".md", ".tex", ".png", ".pdf"}
+    assert {Path(name).suffix for name in first} == {".md", ".html", ".tex", ".png", ".pdf"}
     for name in first:
         assert str(tmp_path).encode() not in (tmp_path / "a" / name).read_bytes()
 
@@ -310,3 +311,21 @@ def test_reports_need_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_data_sets_side_by_side_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [
+        run for name in ("b", "a")
+        for run in example_store(tmp_path / "results", ["pop", "tiger"], (0,), dataset=name)
+    ]  # fmt: skip
+    made = []
+    for large in (10**9, 1):
+        monkeypatch.setattr(section, "LARGE", large)
+        monkeypatch.setattr(section, "_cores", lambda: 2)
+        out = tmp_path / str(large)
+        render(runs, out, "Both", "command", ["pop", "tiger"], [])
+        made.append({p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()})
+    assert made[0] == made[1]
+    assert Path("tables/a-overall.md") in made[0] and Path("figures/b-validation.png") in made[0]

@@ -9,8 +9,8 @@ import pandas as pd
 from benchmark.aggregate import DatasetResults
 from benchmark.metrics import METRICS
 from benchmark.report.table import Column, Table, fixed, p_value, percent
-from benchmark.report.tables import ALPHA, compared, is_baseline
-from benchmark.significance import TESTS, is_significant, name_tests
+from benchmark.report.tables import compared, is_baseline
+from benchmark.significance import ALPHA, TESTS, is_significant, name_tests
 
 
 def baseline_table(result: DatasetResults) -> Table | None:

@@ -74,12 +74,16 @@ def _split(result: DatasetResults, method: MethodRuns, source: Source) -> list[D
             found.append(Difference(short, f"{short}: ours {ours}, the source's {theirs}", True))
     if source.split is not None and not protocol_limits(method.runs[0].info):
         counts = method.runs[0].info["counts"]
-        wrong = [f"{counts.get(what):,} {what.replace('_', ' ')}, not {number:,}"
+        wrong = [f"{_count(counts.get(what))} {what.replace('_', ' ')}, not {number:,}"
                  for what, number in reported_counts(paper_name(result)).items()
                  if counts.get(what) != number]  # fmt: skip
         if wrong:
             found.append(Difference("split", f"our split has {'; '.join(wrong)}", True))
     return found
+
+
+def _count(number: int | None) -> str:
+    return "an unknown number of" if number is None else f"{number:,}"
 
 
 def _vectors(method: MethodRuns, source: Source) -> list[Difference]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -16,25 +17,25 @@ _COUNTS = {
 }  # fmt: skip
 
 
-def dataset_table(results: Iterable[DatasetResults]) -> Table:
-    """One row a data set: sizes, limits of the protocol, where the texts come from."""
-    rows = []
-    for result in results:
-        info = result.runs[0].info
-        counts = info["counts"]
-        users, items, interactions = (counts[k] for k in ("users", "items", "interactions"))
-        rows.append(
-            {
-                "dataset": result.dataset,
-                **{k: counts.get(k) for k in _COUNTS},
-                "density": interactions / (users * items),
-                "mean": interactions / users,
-                "evaluated": len(result.users),
-                "limits": ", ".join(protocol_limits(info)) or "none",
-                "text": "; ".join(result.text_sources) or None,
-                "encoder": encoder_names(result),
-            }
-        )
+def dataset_row(result: DatasetResults) -> dict[str, Any]:
+    """A data set's row of ``dataset_table``."""
+    info = result.runs[0].info
+    counts = info["counts"]
+    users, items, interactions = (counts[k] for k in ("users", "items", "interactions"))
+    return {
+        "dataset": result.dataset,
+        **{k: counts.get(k) for k in _COUNTS},
+        "density": interactions / (users * items),
+        "mean": interactions / users,
+        "evaluated": len(result.users),
+        "limits": ", ".join(protocol_limits(info)) or "none",
+        "text": "; ".join(result.text_sources) or None,
+        "encoder": encoder_names(result),
+    }
+
+
+def dataset_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows of ``dataset_row``: sizes, limits of the protocol, where the texts come from."""
     columns = (
         Column("dataset", "Data set"),
         *(Column(key, header, integer) for key, header in _COUNTS.items()),
@@ -46,4 +47,4 @@ def dataset_table(results: Iterable[DatasetResults]) -> Table:
         "Data sets after preparation. Density is interactions / (users x items); a training row "
         "is one prefix of a user's training items with at least one history item."
     )
-    return Table("datasets", pd.DataFrame(rows), columns, caption)
+    return Table("datasets", pd.DataFrame(list(rows)), columns, caption)

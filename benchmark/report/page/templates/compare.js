@@ -144,7 +144,7 @@ class CompareView {
       ["Cohen's d_z", fixed(pair.d_z, 3)],
       ...(smallest === null ? [] : [["Smallest difference found at 80% power, users only", fixed(smallest)]]),
       ...(pair.seed_mdd === undefined || pair.seed_mdd === null ? [] : [["The same, seeds and users", fixed(pair.seed_mdd)]]),
-      ["Users", significant(pair.n)],
+      ["Users", pair.n.toLocaleString("en")],
       ...trainings,
       ["Found", pair.found],
     ];
