@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# ./run_all.sh [quick|paper|smoke|ml-100k|beauty-fifth|collapse] [--dry-run] [--jobs N]
-#              [--jobs-per-gpu auto|N] [overrides ...]
+# ./run_all.sh [quick|paper|smoke|ml-100k|beauty|yelp|... (benchmark/conf/experiment)] [--dry-run]
+#              [--jobs N] [--jobs-per-gpu auto|N] [--time-limit MINUTES] [overrides ...]
 # Sets up the environment if need be, runs every cell of an experiment that is not done yet,
 # and writes the report. Stop it at any time; the same command goes on.
 # Cells run side by side: one a core or, where there are GPUs, as many on each as its memory is

@@ -81,6 +81,8 @@ class Settings:
     cache: Path
     embedding: EncodeOptions
     execution: ExecutionChoice = field(default_factory=ExecutionChoice)
+    #: How the method's settings were chosen (conf/tuned); empty: they were not tuned.
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -192,7 +194,7 @@ def settings_from(config: DictConfig) -> Settings:
         dataset, protocol, name, label, method, plain["exclude_seen"],
         seed, str(plain["device"]), threads,
         Path(plain["results"]), Path(plain["reports"]), Path(plain["cache"] or ".cache"),
-        embedding, execution,
+        embedding, execution, dict(plain["tuning"] or {}),
     )  # fmt: skip
 
 

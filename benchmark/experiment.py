@@ -1,22 +1,23 @@
 """Run a whole experiment: ``python -m benchmark.experiment quick [--dry-run] [--jobs N]
-[--jobs-per-gpu auto|N]``.
+[--jobs-per-gpu auto|N] [--time-limit MINUTES]``.
 
 Each cell is its own process, so a crash costs one cell. Cells run side by side, one thread each: on
 the CPU one a core; on GPUs as many as their memory is expected to hold, and no more than there are
 cores, since each drives its GPU from one. What is done is skipped; what was interrupted goes on.
-The report comes last.
+The report comes last. On a machine that is there for a limited time, ``--time-limit`` runs a
+portion (``benchmark.portions``), without a report.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NoReturn
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 from omegaconf import OmegaConf
 
@@ -27,8 +28,17 @@ from benchmark.config import (
     settings_from,
 )
 from benchmark.errors import UserError
-from benchmark.gpu import Room, visible_gpus
+from benchmark.gpu import Needs, Room, visible_gpus
+from benchmark.grid import cell_overrides
 from benchmark.guard import guard
+from benchmark.portions import (
+    FINISHED,
+    Known,
+    add_arguments,
+    make_limits,
+    run_portion,
+    state_of,
+)
 from benchmark.run import check_writable
 from benchmark.scheduler import Planned, Want, make_scheduler, run_cells
 
@@ -43,6 +53,17 @@ def plan(experiment: str, extra: Sequence[str] = (), check: bool = True) -> list
     Raises:
         UserError: no such experiment, or a cell with a bad setting.
     """
+    base = check_overrides(experiment, extra)
+    grid = OmegaConf.to_container(compose_config(base).grid, resolve=True)
+    return planned([[*base, *cell] for cell in cell_overrides(experiment, grid)], check)
+
+
+def check_overrides(experiment: str, extra: Sequence[str] = ()) -> list[str]:
+    """What every cell of an experiment begins with.
+
+    Raises:
+        UserError: no such experiment, or an override of what its grid sets.
+    """
     if experiment not in experiments():
         raise UserError(
             f"no experiment {experiment!r}; there are {', '.join(experiments())} "
@@ -54,15 +75,20 @@ def plan(experiment: str, extra: Sequence[str] = (), check: bool = True) -> list
             raise UserError(
                 f"{override}: the experiment's grid sets {key}; choose with grid.{key}=[...]"
             )
-    base = [f"experiment={experiment}", *extra]
-    grid = OmegaConf.to_container(compose_config(base), resolve=True)
-    grid = grid["grid"] if isinstance(grid, dict) else None
-    if not isinstance(grid, dict) or sorted(grid) != ["dataset", "method", "seed"]:
-        raise UserError(f"experiment {experiment} needs a grid of dataset, method and seed")
-    cells = []
-    for dataset, method, seed in itertools.product(grid["dataset"], grid["method"], grid["seed"]):
-        overrides = [*base, f"dataset={dataset}", f"method={method}", f"seed={seed}"]
-        cells.append(Planned(settings_from(compose_config(overrides)), overrides))
+    return [f"experiment={experiment}", *extra]
+
+
+def planned(cells_overrides: Sequence[Sequence[str]], check: bool = True) -> list[Planned]:
+    """The cells that these overrides name, each once: settings that are the same are one cell.
+
+    Raises:
+        UserError: a cell with a bad setting.
+    """
+    found: dict[str, Planned] = {}
+    for overrides in cells_overrides:
+        cell = Planned(settings_from(compose_config(overrides)), list(overrides))
+        found.setdefault(cell.name, cell)
+    cells = list(found.values())
     if not check:
         return cells
     needs: dict[str, bool] = {}
@@ -80,8 +106,12 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="run_all.sh", description="Run an experiment and write its report.")
+def read_arguments(
+    arguments: list[str] | None,
+    prog: str = "run_all.sh",
+    description: str = "Run an experiment and write its report.",
+) -> argparse.Namespace:
+    parser = _Parser(prog=prog, description=description)
     parser.add_argument("experiment", nargs="?", default="quick", help=", ".join(experiments()))
     parser.add_argument("--dry-run", action="store_true", help="list the cells and stop")
     parser.add_argument(
@@ -94,6 +124,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="cells at a time on each visible GPU; auto, the default: as many as its memory is "
         "expected to hold, and no more in all than there are cores",
     )
+    add_arguments(parser)
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for every cell, key=value")
     return parser.parse_intermixed_args(arguments)
 
@@ -117,12 +148,15 @@ def jobs_per_gpu(text: str | None) -> int | None:
     return int(text)
 
 
-def find_room(jobs: int | None, per_gpu: int | None, cells: Sequence[Planned]) -> Room:
+def find_room(
+    jobs: int | None, per_gpu: int | None, cells: Sequence[Planned], known: Sequence[Path] = ()
+) -> Room:
     """What the cells may take of this machine.
 
     Args:
         jobs: most cells at a time; None: the machine decides.
         per_gpu: most cells on a GPU; None: its memory decides, and no more in all than cores.
+        known: other stores, whose runs say what memory cells take.
 
     Raises:
         UserError: there are GPUs, and they cannot be asked.
@@ -131,9 +165,10 @@ def find_room(jobs: int | None, per_gpu: int | None, cells: Sequence[Planned]) -
     gpus = visible_gpus() if any(cell.settings.device != "cpu" for cell in cells) else []
     if not gpus:
         return Room(jobs or cores)
+    needs = Needs(known)
     if per_gpu is None:
-        return Room(min(jobs or cores, cores), gpus)
-    return Room(jobs or max(cores, per_gpu * len(gpus)), gpus, per_gpu)
+        return Room(min(jobs or cores, cores), gpus, needs=needs)
+    return Room(jobs or max(cores, per_gpu * len(gpus)), gpus, per_gpu, needs)
 
 
 def at_a_time(cells: Sequence[Planned], room: Room) -> str | None:
@@ -165,34 +200,72 @@ def execute(parsed: argparse.Namespace) -> None:
             f"the first word names the experiment ({', '.join(experiments())}), "
             f"got {parsed.experiment!r}"
         )
-    if parsed.jobs is not None and parsed.jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {parsed.jobs}")
-    per_gpu = jobs_per_gpu(parsed.jobs_per_gpu)
     cells = plan(parsed.experiment, parsed.overrides)
-    states = [cell.state() for cell in cells]
-    done = states.count("done")
-    left = [cell for cell, state in zip(cells, states, strict=True) if state != "done"]
-    if parsed.dry_run:
-        for cell, state in zip(cells, states, strict=True):
-            print(f"{state:8}{cell.name}")
-        print(f"{len(cells)} cells: {done} done, {len(cells) - done} left", flush=True)
-    else:
-        check_writable(cells[0].settings.results)
-        print(f"{parsed.experiment}: {len(cells)} cells, {done} done, {len(left)} left", flush=True)
-    room = find_room(parsed.jobs, per_gpu, left)
-    if left:
-        _say_room(parsed, left, room)
-    if parsed.dry_run:
+    outcome = carry_out(parsed, cells)
+    if outcome is None:
         return
-    prepare_all(left)
-    failures = run_cells(left, room) if left else []
+    if outcome.portion:
+        end_with(outcome.failures)
+        return
     from benchmark.report.__main__ import write_report
 
     index, problems = write_report([f"experiment={parsed.experiment}", *parsed.overrides])
-    for problem in dict.fromkeys(failures or problems):
-        print(f"error: {problem}", file=sys.stderr)
     print(f"report: {index}")
-    if failures or problems:
+    end_with(outcome.failures or problems)
+
+
+class Outcome(NamedTuple):
+    """What became of the cells.
+
+    Attributes:
+        failures: one line a failed cell.
+        portion: whether there was a time limit, and cells may be left for it.
+    """
+
+    failures: list[str]
+    portion: bool
+
+
+def carry_out(parsed: argparse.Namespace, cells: Sequence[Planned]) -> Outcome | None:
+    """Run those of the cells that are not done, as the command line says; None after a dry run.
+
+    Raises:
+        UserError: a bad argument.
+    """
+    if parsed.jobs is not None and parsed.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {parsed.jobs}")
+    if not parsed.assume > 0:
+        raise UserError(f"--assume must be a number of minutes above 0, got {parsed.assume:g}")
+    per_gpu = jobs_per_gpu(parsed.jobs_per_gpu)
+    limits = make_limits(parsed.time_limit, parsed.finish_within)
+    known = Known(parsed.known, assumed_seconds=60 * parsed.assume)
+    states = {cell.name: state_of(cell, known) for cell in cells}
+    left = [cell for cell in cells if states[cell.name] not in FINISHED]
+    done = len(cells) - len(left)
+    if parsed.dry_run:
+        for cell in cells:
+            print(f"{states[cell.name]:11}{cell.name}")
+        print(f"{len(cells)} cells: {done} done, {len(left)} left", flush=True)
+    else:
+        check_writable(cells[0].settings.results)
+        print(f"{parsed.experiment}: {len(cells)} cells, {done} done, {len(left)} left", flush=True)
+    room = find_room(parsed.jobs, per_gpu, left, parsed.known)
+    known.kind = "cuda" if room.gpus else "cpu"
+    if left:
+        _say_room(parsed, left, room)
+    if parsed.dry_run:
+        return None
+    prepare_all(left)
+    if limits is None:
+        return Outcome(run_cells(left, room) if left else [], False)
+    return Outcome(run_portion(cells, left, room, known, limits), True)
+
+
+def end_with(problems: Sequence[str]) -> None:
+    """Name the problems, and end with code 2 if there are any."""
+    for problem in dict.fromkeys(problems):
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
         raise SystemExit(2)
 
 
@@ -214,7 +287,7 @@ def prepare_all(cells: Sequence[Planned]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    guard(lambda: execute(_arguments(arguments)))
+    guard(lambda: execute(read_arguments(arguments)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -115,10 +115,11 @@ class Needs:
     """What GPU memory cells are expected to take, from what finished ones took.
 
     A cell of the same configuration says it best (its seeds need the same); else the hungriest of
-    the same data set and method does.
+    the same data set and method does. ``elsewhere`` are other stores to look into.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: Sequence[Path] = ()) -> None:
+        self._elsewhere = tuple(elsewhere)
         self._peaks: dict[tuple[str, str], dict[str, int]] = {}
 
     def expected_bytes(self, cell: Cell) -> int:
@@ -137,8 +138,10 @@ class Needs:
         key = (cell.dataset, cell.method)
         if key not in self._peaks:
             self._peaks[key] = {}
-            for run in cell.folder.parent.parent.glob("*/seed=*/run.json"):
-                _note(self._peaks[key], run.parent)
+            for root in (cell.root, *self._elsewhere):
+                method = replace(cell, root=root).folder.parent.parent
+                for run in method.glob("*/seed=*/run.json"):
+                    _note(self._peaks[key], run.parent)
         return self._peaks[key]
 
 

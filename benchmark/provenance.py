@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import subprocess
@@ -12,15 +13,18 @@ from typing import Any
 
 PACKAGES = ("torch", "recbole", "numpy", "scipy", "pandas", "sentence-transformers", "transformers")
 ROOT = Path(__file__).resolve().parent.parent
+#: Names the commit where the checkout is a copy without git; nobody can say if it was changed.
+COMMIT_VARIABLE = "DIGER_BENCH_COMMIT"
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether the working tree differs from it; nulls outside a repository."""
+    """Commit and whether the working tree differs from it. Outside a repository the commit is what
+    DIGER_BENCH_COMMIT says, or null, and the other null."""
     try:
         commit = _git("rev-parse", "HEAD").strip()
         dirty = bool(_git("status", "--porcelain").strip())
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
+        return {"commit": os.environ.get(COMMIT_VARIABLE), "dirty": None}
     return {"commit": commit, "dirty": dirty}
 
 

@@ -263,6 +263,7 @@ def _record(
         "split_sha256": prepared.data.split.sha256,
         "embeddings_sha256": prepared.data.embeddings_sha256,
         "exclude_seen": exclude_seen,
+        "tuning": dict(settings.tuning),
         "protocol": {**vars(protocol), "ks": list(protocol.ks), "users": settings.dataset.users},
         "git": git,
         "versions": provenance.versions(),

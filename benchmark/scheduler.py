@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from benchmark.config import Settings
 from benchmark.errors import UserError
 from benchmark.gpu import VISIBLE_VARIABLE, Gpu, Room
 from benchmark.progress import FILE_VARIABLE, PARENT_VARIABLE
+
+MayStart = Callable[["Planned"], bool]
 
 POLL_SECONDS = 0.5
 #: What torch, CUDA or its libraries say when the GPU's memory has run out.
@@ -217,8 +219,11 @@ def make_scheduler(room: Room) -> Scheduler:
 class _Run:
     """The cells of one call of `run_cells`."""
 
-    def __init__(self, cells: Sequence[Planned], room: Room, overall: Any) -> None:
+    def __init__(
+        self, cells: Sequence[Planned], room: Room, overall: Any, may_start: MayStart | None
+    ) -> None:
         self.cells, self.room, self.overall = cells, room, overall
+        self.may_start = may_start
         self.scheduler = make_scheduler(room)
         self.waiting = list(range(len(cells)))
         self.alone_on: dict[int, int] = {}  # GPU of each cell that is tried again
@@ -230,6 +235,7 @@ class _Run:
             wants = [
                 Want(key, self.room.need_bytes(self.cells[key].settings), self.alone_on.get(key))
                 for key in self.waiting
+                if self.may_start is None or self.may_start(self.cells[key])
             ]
             start = self.scheduler.start(wants)
             if start is None:
@@ -274,13 +280,24 @@ def _out_of_memory(job: _Job) -> bool:
     return any(sign in tail for sign in OUT_OF_MEMORY)
 
 
-def run_cells(cells: Sequence[Planned], room: Room) -> list[str]:
-    """Run the cells, as many at a time as there is room for; returns one line per failure."""
+def run_cells(
+    cells: Sequence[Planned],
+    room: Room,
+    may_start: MayStart | None = None,
+    over: Callable[[], bool] = lambda: False,
+) -> list[str]:
+    """Run the cells, as many at a time as there is room for; returns one line per failure.
+
+    Args:
+        may_start: whether a cell may start now; None: every one.
+        over: whether it is time to stop those that run; what is stopped is no failure, and goes
+            on where it was when it is started again.
+    """
     overall = tqdm(total=len(cells), unit="cell", desc="cells", position=0)
-    run = _Run(cells, room, overall)
+    run = _Run(cells, room, overall, may_start)
     try:
         run.start_what_may()
-        while run.running:
+        while run.running and not over():
             time.sleep(POLL_SECONDS)
             for job in list(run.running):
                 job.show()

@@ -1,16 +1,20 @@
-"""Put the published overall table into README.md, between its two markers.
+r"""Put the published overall table and findings into README.md, between their markers.
 
 python -m benchmark.report experiment=quick store=results/published out=reports/published/quick
+python -m benchmark.findings experiment=quick,collapse,beauty-fifth store=results/published \
+    out=reports/published/findings.md
 python scripts/update_readme.py
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = ROOT / "reports" / "published" / "quick" / "tables" / "ml-100k-overall.md"
-START, END = "<!-- table: start -->", "<!-- table: end -->"
+PUBLISHED = ROOT / "reports" / "published"
+TABLE = PUBLISHED / "quick" / "tables" / "ml-100k-overall.md"
+FINDINGS = PUBLISHED / "findings.md"
 
 
 def table_lines(text: str) -> list[str]:
@@ -18,12 +22,32 @@ def table_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("|")]
 
 
+def finding_lines(text: str) -> list[str]:
+    """The three findings of a page of findings, a line each."""
+    short = text.split("\n## In short\n")[1].split("\n## ")[0]
+    return [line for line in short.splitlines() if line.startswith("- ")]
+
+
+#: What goes between ``<!-- NAME: start -->`` and ``<!-- NAME: end -->``: a file, and its lines.
+PARTS: dict[str, tuple[Path, Callable[[str], list[str]]]] = {
+    "table": (TABLE, table_lines),
+    "findings": (FINDINGS, finding_lines),
+}
+
+
+def updated(readme: str) -> str:
+    """README.md with every part as it is published."""
+    for name, (path, lines) in PARTS.items():
+        start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
+        before, rest = readme.split(start)
+        part = "\n".join(lines(path.read_text(encoding="utf-8")))
+        readme = f"{before}{start}\n{part}\n{end}{rest.split(end)[1]}"
+    return readme
+
+
 def main() -> None:
     readme = ROOT / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(START)
-    after = rest.split(END)[1]
-    table = "\n".join(table_lines(TABLE.read_text(encoding="utf-8")))
-    readme.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
+    readme.write_text(updated(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmark.store import RunFolder
 
 REPO = Path(__file__).parents[1]
 SCRIPTS = REPO / "scripts"
-NAMES = ["pack_offline.sh", "run_offline.sh", "gpu_bench.sh"]
+NAMES = ["pack_offline.sh", "run_offline.sh", "gpu_bench.sh", "gpu_portion.sh", "reproduce.sh"]
 #: What such a node is expected to have, with all that it needs.
 BASE = ["torch", "transformers", "sentence-transformers", "pandas", "scipy", "numpy"]
 BASE += ["scikit-learn"]

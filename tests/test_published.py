@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from benchmark.findings.__main__ import write_findings
 from benchmark.report.__main__ import write_report
 
 REPO = Path(__file__).parents[1]
 PUBLISHED = REPO / "reports" / "published"
-#: Those of speed come from a file of their own: tests/test_speed.py.
+#: Those of speed come from a file of their own: tests/test_speed.py. The findings are below.
 TEXTS = sorted(
     path.relative_to(PUBLISHED)
     for path in PUBLISHED.rglob("*.md")
-    if path.parent != PUBLISHED / "speed"
+    if path.parent not in (PUBLISHED, PUBLISHED / "speed")
 )
 
 
@@ -36,7 +39,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def facts(path: Path) -> list[str]:
     """The lines of a report but those that hold the command that made it."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if "benchmark.report" not in line]
+    return [line for line in lines if not re.search(r"benchmark\.(report|findings)", line)]
 
 
 @pytest.mark.parametrize("name", TEXTS, ids=str)
@@ -55,6 +58,35 @@ def test_the_published_reports_are_whole(rendered: Callable[[str], Path], experi
     )
     assert made == kept
     assert "index.md" in made
+
+
+def test_published_findings_are_what_the_published_runs_give(tmp_path: Path) -> None:
+    """By the command that the page names; and no method lacks a paragraph that it needs."""
+    page = PUBLISHED / "findings.md"
+    text = page.read_text(encoding="utf-8")
+    options = text.partition("-m benchmark.findings ")[2].partition(" -->")[0].split()
+    here = {"store": f"{REPO}/results/published", "out": f"{tmp_path}/findings.md"}
+    named = [word for word in options if word.partition("=")[0] not in here]
+    made, problems = write_findings([*named, *(f"{key}={value}" for key, value in here.items())])
+    assert problems == []
+    assert facts(made) == facts(page)
+
+
+def test_readme_is_what_is_published() -> None:
+    """The table and the findings in it, whole, by the script that puts them there."""
+    spec = importlib.util.spec_from_file_location(
+        "update_readme", REPO / "scripts/update_readme.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    assert script.updated(readme) == readme
+    findings = readme.split("<!-- findings: start -->")[1].split("<!-- findings: end -->")[0]
+    told = findings.strip().splitlines()
+    assert len(told) == 3
+    assert all(line.startswith("- ") for line in told)
 
 
 def test_readme_shows_the_published_table() -> None:

@@ -278,7 +278,7 @@ def room_of(
     """The room on a machine with GPUS, and what is said of it."""
     monkeypatch.setattr(experiment, "visible_gpus", lambda: GPUS)
     monkeypatch.setattr(experiment, "default_jobs", lambda: cores)
-    parsed = experiment._arguments(["smoke", *arguments])
+    parsed = experiment.read_arguments(["smoke", *arguments])
     per_gpu = experiment.jobs_per_gpu(parsed.jobs_per_gpu)
     room = experiment.find_room(parsed.jobs, per_gpu, cells)
     return room, experiment.at_a_time(cells, room) or ""

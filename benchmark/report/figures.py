@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmark.aggregate import DatasetResults
+from benchmark.report.balance import code_balance
 from benchmark.report.code_figures import heat_maps, inflation, lorenz_curves
 from benchmark.report.code_map import Scale
 from benchmark.report.cost import cost
@@ -25,8 +26,8 @@ def all_drawings(result: DatasetResults, scale: Scale = "log") -> list[Drawing]:
     """
     with style():
         drawings = [
-            p_matrix(result), cost(result), sensitivity(result), validation_curves(result),
-            code_history(result), drift_history(result), noise_history(result),
-            lorenz_curves(result), inflation(result),
+            p_matrix(result), cost(result), code_balance(result), sensitivity(result),
+            validation_curves(result), code_history(result), drift_history(result),
+            noise_history(result), lorenz_curves(result), inflation(result),
         ]  # fmt: skip
         return [drawing for drawing in drawings if drawing is not None] + heat_maps(result, scale)

@@ -10,6 +10,7 @@ from benchmark.aggregate import DatasetResults
 from benchmark.metrics import METRICS
 from benchmark.report.reported import inputs_note, is_reported_as, reported_rows
 from benchmark.report.table import Column, Table, fixed, integer, p_value, percent
+from benchmark.report.tuning import tuning_notes
 from benchmark.resampling import DRAWS
 from benchmark.significance import (
     ALPHA,
@@ -81,7 +82,7 @@ def overall_table(result: DatasetResults) -> Table:
             for m in result.methods
         ]
         columns.append(Column("reported", "Reported NDCG@10"))
-    notes = [*_seed_notes(result), *_method_notes(result), *result.notes]
+    notes = [*_seed_notes(result), *_method_notes(result), *tuning_notes(result), *result.notes]
     if "reported" in frame:
         notes.append(inputs_note(result))
     return Table(

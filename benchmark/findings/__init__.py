@@ -1,0 +1,1 @@
+"""The paper's claims, and what stored runs say for and against each."""
