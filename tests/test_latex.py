@@ -119,7 +119,7 @@ def test_odd_names_compile_and_fit(tmp_path: Path) -> None:
 @needs_latex
 def test_every_table_of_a_report_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the names above as labels, notes and texts: as all.tex, and in a portrait document."""
-    monkeypatch.setattr("benchmark.report.figures.all_drawings", lambda result: [])  # slow
+    monkeypatch.setattr("benchmark.report.figures.all_drawings", lambda *_: [])  # slow
     store = tmp_path / "store"
     runs = example_store(store, seeds=[0, 1, 2], n_users=30, epochs=2)
     methods = ("gumbel_cosine", "gumbel_tau", "diger_sdud_cached", "diger_sdud_frqud",
