@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import against
 from benchmark.findings.__main__ import write_findings
 from benchmark.report.__main__ import write_report
 
 REPO = Path(__file__).parents[1]
 PUBLISHED = REPO / "reports" / "published"
-#: Those of speed come from a file of their own: tests/test_speed.py. The findings are below.
+#: Those of speed come from a file of their own (tests/test_speed.py); findings, precision: below.
+APART = (PUBLISHED, PUBLISHED / "speed", PUBLISHED / "precision")
 TEXTS = sorted(
-    path.relative_to(PUBLISHED)
-    for path in PUBLISHED.rglob("*.md")
-    if path.parent not in (PUBLISHED, PUBLISHED / "speed")
+    path.relative_to(PUBLISHED) for path in PUBLISHED.rglob("*.md") if path.parent not in APART
 )
 
 
@@ -70,6 +70,21 @@ def test_published_findings_are_what_the_published_runs_give(tmp_path: Path) -> 
     made, problems = write_findings([*named, *(f"{key}={value}" for key, value in here.items())])
     assert problems == []
     assert facts(made) == facts(page)
+
+
+def test_published_precisions_are_what_their_runs_give(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = PUBLISHED / "precision" / "ml-100k-against.md"
+    monkeypatch.chdir(REPO)
+    stores = ["first=results/precision/fp32", "second=results/precision/bf16"]
+    (table,), (made, _), problems = against.compare([*stores, f"out={tmp_path}"])
+    assert problems == []
+    assert (
+        made.read_text(encoding="utf-8").splitlines()[1:]
+        == page.read_text(encoding="utf-8").splitlines()[1:]
+    )
+    assert list(table.frame.seeds) == ["5 / 5"] * 2
 
 
 def test_readme_is_what_is_published() -> None:
