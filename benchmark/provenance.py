@@ -17,12 +17,20 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMIT_VARIABLE = "DIGER_BENCH_COMMIT"
 
 
-def git_state() -> dict[str, Any]:
+def git_state(output: Path | None = None) -> dict[str, Any]:
     """Commit and whether the working tree differs from it. Outside a repository the commit is what
-    DIGER_BENCH_COMMIT says, or null, and the other null."""
+    DIGER_BENCH_COMMIT says, or null, and the other null.
+
+    Args:
+        output: a folder that the command itself writes to, which is no change of the code.
+    """
+    apart = []
+    if output is not None and (folder := output.resolve()).is_relative_to(ROOT):
+        apart = ["--", ":/", f":(top,exclude,literal){folder.relative_to(ROOT)}"]
     try:
         commit = _git("rev-parse", "HEAD").strip()
-        dirty = bool(_git("status", "--porcelain").strip())
+        # Each file: of an untracked folder only the name would be told, whatever is excluded.
+        dirty = bool(_git("status", "--porcelain", "--untracked-files=all", *apart).strip())
     except (OSError, subprocess.CalledProcessError):
         return {"commit": os.environ.get(COMMIT_VARIABLE), "dirty": None}
     return {"commit": commit, "dirty": dirty}

@@ -1,8 +1,11 @@
-r"""Put the published overall table and findings into README.md, between their markers.
+r"""Put the published overall tables and findings into README.md, between their markers.
 
-python -m benchmark.report experiment=quick store=results/published out=reports/published/quick
-python -m benchmark.findings experiment=quick,collapse,beauty-fifth store=results/published \
-    out=reports/published/findings.md
+for experiment in beauty-cpu quick; do
+  python -m benchmark.report experiment=$experiment store=results/published \
+      out=reports/published/$experiment
+done
+python -m benchmark.findings experiment=beauty-cpu,quick,collapse,beauty-fifth \
+    store=results/published out=reports/published/findings.md
 python scripts/update_readme.py
 """
 
@@ -13,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "reports" / "published"
+BEAUTY = PUBLISHED / "beauty-cpu" / "tables" / "beauty-keyphrases-overall.md"
 TABLE = PUBLISHED / "quick" / "tables" / "ml-100k-overall.md"
 FINDINGS = PUBLISHED / "findings.md"
 
@@ -30,6 +34,7 @@ def finding_lines(text: str) -> list[str]:
 
 #: What goes between ``<!-- NAME: start -->`` and ``<!-- NAME: end -->``: a file, and its lines.
 PARTS: dict[str, tuple[Path, Callable[[str], list[str]]]] = {
+    "beauty": (BEAUTY, table_lines),
     "table": (TABLE, table_lines),
     "findings": (FINDINGS, finding_lines),
 }

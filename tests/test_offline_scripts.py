@@ -441,12 +441,12 @@ def test_measuring_keeps_results_log_and_card(checkout: Path, tmp_path: Path) ->
     assert (out / "log.txt").read_text() == done.stdout
     calls = [line.split() for line in done.stdout.splitlines()]
     assert [call[5] for call in calls] == [
-        "statistics", "tokenizer", "deterministic", "train", "together", "recbole", "users", "items"
+        "statistics", "tokenizer", "train", "together", "deterministic", "recbole", "users", "items"
     ]  # fmt: skip
     for call in calls:
         assert call[:5] == ["-m", "benchmark.speed", "--device", "cuda", "--only"]
         assert call[8:] == ["--out", str(out), "dataset=ml-100k"]
-    assert sum(int(call[7]) for call in calls) < 570
+    assert sum(int(call[7]) for call in calls) < 0.6 * 570  # starts and recordings are not in them
     assert sorted(path.name for path in out.iterdir()) == ["first.json", "gpu.txt", "log.txt"]
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmark import provenance
 from benchmark.config import CONF
 from benchmark.errors import UserError
 from benchmark.execution import Execution, ExecutionChoice, begin, faster_products
 from benchmark.selection import collect, folders_below
-from benchmark.speed import reporting, scaling, tokenizer
-from benchmark.speed.__main__ import main
+from benchmark.speed import reporting, scaling, together, tokenizer
+from benchmark.speed.__main__ import Session, arguments, main
 from benchmark.speed.processes import watch
 from benchmark.speed.report import write_report
 from benchmark.speed.synthetic_store import Sizes, sizes_from, write_store
@@ -60,12 +64,100 @@ def test_the_file_says_where_its_numbers_come_from(measured: tuple[Path, Any]) -
     path, facts = measured
     assert facts["command"].startswith("python -m benchmark.speed")
     assert facts["device"]["kind"] == "cpu"
-    assert facts["versions"]["torch"] == torch.__version__ or facts["versions"]["torch"]
+    assert facts["versions"]["torch"] == metadata.version("torch")
     assert set(facts["git"]) == {"commit", "dirty"}
     page = path.with_suffix(".md").read_text()
     assert facts["versions"]["torch"] in page
     assert page.count("| plain |") == 2
     assert "1,024" in page
+
+
+@pytest.mark.slow
+def test_side_by_side_and_the_repeatable_switch(tmp_path: Path, data_cache: Path) -> None:
+    """In processes of their own, which say when they are ready and start together."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(together, "default_jobs", lambda: 2)
+        main(["--device", "cpu", "--only", "together,deterministic",
+              "--targets", "smoke/ml-100k-150u", "--methods", "diger_frqud",
+              "--budget-seconds", "3", "--out", str(tmp_path), f"cache={data_cache}"])  # fmt: skip
+    (path,) = tmp_path.glob("*.json")
+    facts = json.loads(path.read_text())
+    assert facts["skipped"] == {}
+    rows = facts["parts"]["together"]
+    assert [(row["way"], row["processes"], row["method"]) for row in rows] == [
+        ("plain", 1, "diger_frqud"), ("suite", 1, "diger_frqud"), ("suite", 2, "diger_frqud"),
+        ("suite, bf16", 1, "diger_frqud"), ("suite, bf16", 2, "diger_frqud"),
+        ("batched", 1, "tiger"), ("batched", 2, "tiger"), ("batched", 4, "tiger"),
+    ]  # fmt: skip
+    rate = {(row["way"], row["processes"]): row["steps_per_second"] for row in rows}
+    for row in rows:
+        assert row["over_one"] == pytest.approx(row["steps_per_second"] / rate[row["way"], 1])
+        if row["way"] != "batched":
+            assert row["over_plain"] == pytest.approx(row["steps_per_second"] / rate["plain", 1])
+    switched = facts["parts"]["deterministic"]
+    assert [(row["deterministic"], row["same_bits"]) for row in switched] == [
+        (True, True), (False, True)
+    ]  # fmt: skip
+    assert all(row["ms_per_step"] > 0 for row in switched)
+
+
+def session(out: Path, part: str) -> Session:
+    return Session(arguments(["--device", "cpu", "--only", part, "--out", str(out)]))
+
+
+def test_parts_of_one_commit_are_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state: dict[str, Any] = {"commit": "a" * 40, "dirty": False}
+    monkeypatch.setattr(provenance, "git_state", lambda output: dict(state))
+    first = session(tmp_path, "users")
+    first.facts["parts"] |= {"users": [{"users": 1}]}
+    first.save()
+    assert session(tmp_path, "items").facts["parts"] == {"users": [{"users": 1}]}
+    assert session(tmp_path, "users").facts["parts"] == {}
+    for change in ({"dirty": True}, {"commit": "b" * 40}):
+        with monkeypatch.context() as patch:
+            patch.setattr(provenance, "git_state", lambda output, new=change: state | new)
+            assert session(tmp_path, "items").facts["parts"] == {}
+
+
+def test_rows_are_kept_whatever_comes_after_them(tmp_path: Path) -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield {"row": 1}
+        raise MemoryError("no room")
+
+    run = session(tmp_path, "together")
+    run._keep("together", [("what broke", broken), ("what did not", lambda: [{"row": 2}])])
+    assert run.facts["parts"]["together"] == [{"row": 1}, {"row": 2}]
+    assert run.facts["skipped"] == {"what broke": "MemoryError: no room"}
+    with pytest.raises(MemoryError):
+        run._keep("items", [("items", broken)])
+    (path,) = tmp_path.glob("*.json")
+    stored = json.loads(path.read_text())["parts"]
+    assert (stored["together"], stored["items"]) == ([{"row": 1}, {"row": 2}], [{"row": 1}])
+
+
+def test_what_a_command_writes_is_no_change_of_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        named = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *named, *words], check=True)
+
+    git("init", "-q")
+    (tmp_path / "code").write_text("1")
+    git("add", "code")
+    git("commit", "-q", "-m", "code")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    out = tmp_path / "out" / "here"
+    out.mkdir(parents=True)
+    (out / "measured").write_text("1")
+    assert provenance.git_state()["dirty"] is True
+    assert provenance.git_state(out)["dirty"] is False
+    (tmp_path / "out" / "other").write_text("1")
+    assert provenance.git_state(out)["dirty"] is True
+    (tmp_path / "out" / "other").unlink()
+    (tmp_path / "code").write_text("2")
+    assert provenance.git_state(out)["dirty"] is True
+    assert provenance.git_state(tmp_path / "..")["dirty"] is True
 
 
 def test_plots_show_cost_against_items_and_users(

@@ -25,10 +25,12 @@ from diger.trainer import Trainer
 
 WARM_UP = 3  # steps that are not timed: allocators and libraries settle
 GPU_WARM_UP = 600  # enough to meet, and record, every length of history
+QUEUED = 32  # steps that a GPU may be behind its host
 ROUNDS = 5  # turns that the ways of one target take
 PLAIN_USERS = 64  # whom the plain reference ranks: its time a user does not depend on how many
 
 COMPILED = "bf16, compile"
+COMPARED = ("ms_per_step", "ms_per_user", "epoch_seconds")
 
 Step = Callable[[], int]  # runs one step and returns the tokens in it
 
@@ -59,37 +61,42 @@ def chosen(device: str, names: Sequence[str] | None) -> dict[str, Execution]:
 
 def measure(
     target: Target, device: str, threads: int, seconds: float, names: Sequence[str] | None = None
-) -> list[dict[str, Any]]:
-    """A row for each way to run this target's steps, and one for the plain reference.
+) -> Iterator[dict[str, Any]]:
+    """A row for each way to run this target's steps, and after the first one for the plain
+    reference.
 
     Args:
         seconds: to spend on it, roughly, half of it on the plain reference.
         names: of the ways; see ``chosen``.
     """
     with subject(target, device, threads) as made:
-        rows = []
-        plain: PlainRecommender | None = None
         tried = chosen(device, names)
-        for number, (name, execution) in enumerate(tried.items()):
+        plain: PlainRecommender | None = None
+        reference: dict[str, Any] = {}
+        for name, execution in tried.items():
             forget(device)
             trainer = made.fast(execution)
+            first = plain is None
             if plain is None:
                 plain = made.plain(trainer)
-            first = number == 0
             share = seconds / (2 * len(tried))
             fast, slow = take_turns(
                 fast_steps(trainer), plain_steps(plain) if first else None,
                 device, share, seconds / 2, GPU_WARM_UP if trainer.steps.fixed else WARM_UP,
             )  # fmt: skip
-            rows.append(_row(target, name, trainer, fast) | _validation(made, trainer))
+            row = _row(target, name, trainer, fast) | _validation(made, trainer)
             if first:
-                rows.append(_plain_row(target, made, plain, trainer, slow))
+                reference = _plain_row(target, made, plain, trainer, slow)
+            yield _beside(row, reference)
+            if first:
+                yield _beside(reference, reference)
             del trainer
-        reference = next(row for row in rows if row["way"] == "plain")
-        for row in rows:
-            for name in ("ms_per_step", "ms_per_user", "epoch_seconds"):
-                row[f"plain_over_{name}"] = reference[name] / row[name]
-        return rows
+
+
+def _beside(row: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The row, with the plain reference's times over its own."""
+    ratios = {f"plain_over_{name}": reference[name] / row[name] for name in COMPARED}
+    return row | ratios
 
 
 def forget(device: str) -> None:
@@ -169,6 +176,8 @@ def _some(steps: Iterator[Step], device: str, seconds: float, times: list[float]
     while count == 0 or started - begun < seconds:
         next(steps)()
         count += 1
+        if device != "cpu" and count % QUEUED == 0:
+            wait_for(device)  # or an epoch would be queued, and waited for, after the seconds
         now = time.perf_counter()
         if device == "cpu":
             times.append(now - started)
