@@ -116,7 +116,7 @@ def main() -> None:
         if made.problems:
             raise SystemExit(2)
 
-    guard(action)
+    guard(action, __doc__)
 
 
 if __name__ == "__main__":

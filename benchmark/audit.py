@@ -59,11 +59,8 @@ def show(label: str, found: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    if {"-h", "--help"} & set(arguments):
-        print((__doc__ or "").strip())
-        return
     print(show(*audit_method(arguments)))
 
 
 if __name__ == "__main__":
-    guard(lambda: main(sys.argv[1:]))
+    guard(lambda: main(sys.argv[1:]), __doc__)

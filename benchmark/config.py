@@ -83,6 +83,8 @@ class Settings:
     execution: ExecutionChoice = field(default_factory=ExecutionChoice)
     #: How the method's settings were chosen (conf/tuned); empty: they were not tuned.
     tuning: Mapping[str, Any] = field(default_factory=dict)
+    #: Whether they were to be chosen (conf/tuning/validation.yaml), and have not been.
+    untuned: bool = False
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -190,11 +192,13 @@ def settings_from(config: DictConfig) -> Settings:
         execution = ExecutionChoice(*(plain[k] for k in ("precision", "step", "deterministic")))
     except (ValueError, TypeError) as error:
         raise UserError(one_line(error)) from None
+    tuning = dict(plain["tuning"] or {})
+    untuned = bool(tuning.pop("wanted", False)) and not tuning
     return Settings(
         dataset, protocol, name, label, method, plain["exclude_seen"],
         seed, str(plain["device"]), threads,
         Path(plain["results"]), Path(plain["reports"]), Path(plain["cache"] or ".cache"),
-        embedding, execution, dict(plain["tuning"] or {}),
+        embedding, execution, tuning, untuned,
     )  # fmt: skip
 
 

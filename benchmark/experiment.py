@@ -29,7 +29,7 @@ from benchmark.config import (
 )
 from benchmark.errors import UserError
 from benchmark.gpu import Needs, Room, visible_gpus
-from benchmark.grid import cell_overrides
+from benchmark.grid import cell_overrides, read_grids
 from benchmark.guard import guard
 from benchmark.portions import (
     FINISHED,
@@ -201,7 +201,12 @@ def execute(parsed: argparse.Namespace) -> None:
             f"got {parsed.experiment!r}"
         )
     cells = plan(parsed.experiment, parsed.overrides)
+    line = untuned_line(parsed.experiment, cells)
+    if line and not parsed.dry_run:
+        raise UserError(line)
     outcome = carry_out(parsed, cells)
+    if line:
+        print(f"note: {line}", file=sys.stderr)
     if outcome is None:
         return
     if outcome.portion:
@@ -212,6 +217,25 @@ def execute(parsed: argparse.Namespace) -> None:
     index, problems = write_report([f"experiment={parsed.experiment}", *parsed.overrides])
     print(f"report: {index}")
     end_with(outcome.failures or problems)
+
+
+def untuned_line(experiment: str, cells: Sequence[Planned]) -> str | None:
+    """Which methods' settings were to be chosen on validation and have not been; None where all
+    have. Run as they are they would be other cells than those of the experiment."""
+    _, grids = read_grids()
+    lacking: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        settings = cell.settings
+        if settings.untuned and settings.method_name in grids:
+            lacking.setdefault(settings.dataset.store_name, {})[settings.method_name] = None
+    if not lacking:
+        return None
+    what = "; ".join(f"{', '.join(methods)} on {name}" for name, methods in lacking.items())
+    return (
+        f"{experiment} takes settings that were chosen on validation, and benchmark/conf/tuned has "
+        f"none of {what}: choose them with python -m benchmark.tune {experiment}, or take the "
+        "presets with tuning=none"
+    )
 
 
 class Outcome(NamedTuple):

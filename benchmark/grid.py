@@ -15,12 +15,23 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from benchmark.config import CONF
 from benchmark.errors import UserError
 
 KEYS = ("dataset", "method", "seed")
+GRIDS = CONF / "tuning_grids.yaml"
+
+
+def read_grids(path: Path = GRIDS) -> tuple[int, dict[str, dict[str, list[Any]]]]:
+    """What ``benchmark.tune`` tries: the seed of all trials, and each method's grid."""
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    grids: dict[str, dict[str, list[Any]]] = stored["grids"]
+    return int(stored["seed"]), grids
 
 
 def cell_overrides(experiment: str, grid: object) -> Iterator[list[str]]:

@@ -8,8 +8,15 @@ from collections.abc import Callable
 from benchmark.errors import UserError
 
 
-def guard(action: Callable[[], None]) -> None:
-    """Run ``action``; bad input ends in one line on standard error and exit code 2."""
+def guard(action: Callable[[], None], usage: str | None = None) -> None:
+    """Run ``action``; bad input ends in one line on standard error and exit code 2.
+
+    Args:
+        usage: printed in its place where the command line asks for help; None: the action does it.
+    """
+    if usage and {"-h", "--help"} & set(sys.argv[1:]):
+        print(usage.strip())
+        return
     try:
         action()
     except (UserError, OSError) as error:

@@ -278,7 +278,7 @@ def main() -> None:
             raise UserError("usage: python -m benchmark.portions STORE FOLDER")
         print(f"{copy_records(Path(sys.argv[1]), Path(sys.argv[2]))} finished cells are known")
 
-    guard(action)
+    guard(action, __doc__)
 
 
 if __name__ == "__main__":

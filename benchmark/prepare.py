@@ -216,9 +216,6 @@ def execute(arguments: Sequence[str]) -> None:
     Raises:
         UserError: bad arguments or input, or something that cannot be had.
     """
-    if {"-h", "--help"} & set(arguments):
-        print((__doc__ or "").strip())
-        return
     overrides = [argument for argument in arguments if argument not in FLAGS]
     for argument in overrides:
         if argument.startswith("-"):
@@ -237,7 +234,7 @@ def execute(arguments: Sequence[str]) -> None:
 
 
 def main() -> None:
-    guard(lambda: execute(sys.argv[1:]))
+    guard(lambda: execute(sys.argv[1:]), __doc__)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def publish(arguments: Sequence[str], target: Path = Path("results/published")) 
 
 
 def main() -> None:
-    guard(lambda: print(f"{len(publish(sys.argv[1:]))} runs published"))
+    guard(lambda: print(f"{len(publish(sys.argv[1:]))} runs published"), __doc__)
 
 
 if __name__ == "__main__":

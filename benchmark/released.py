@@ -107,9 +107,6 @@ def _shown(key: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Do what the command line says; a difference ends with exit code 2."""
-    if {"-h", "--help"} & set(arguments):
-        print((__doc__ or "").strip())
-        return
     for text in arguments:
         key, _, value = text.partition("=")
         others = [other for other in arguments if other != text]
@@ -124,4 +121,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    guard(lambda: main(sys.argv[1:]))
+    guard(lambda: main(sys.argv[1:]), __doc__)

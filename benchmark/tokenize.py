@@ -201,9 +201,6 @@ def with_defaults(overrides: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    if {"-h", "--help"} & set(arguments):
-        print((__doc__ or "").strip())
-        return
     settings = settings_from(compose_config(with_defaults(arguments)))
     prepared, made = tokenize(settings)
     print("\n".join(lines(settings, made)))
@@ -212,4 +209,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    guard(lambda: main(sys.argv[1:]))
+    guard(lambda: main(sys.argv[1:]), __doc__)

@@ -25,12 +25,11 @@ from benchmark import store
 from benchmark.config import CONF, compose_config
 from benchmark.errors import UserError
 from benchmark.experiment import carry_out, check_overrides, end_with, planned, read_arguments
-from benchmark.grid import combinations
+from benchmark.grid import GRIDS, combinations, read_grids
 from benchmark.guard import guard
 from benchmark.scheduler import Planned
 from benchmark.store import StoredRun, write_text
 
-GRIDS = CONF / "tuning_grids.yaml"
 TUNED = CONF / "tuned" / "validation"
 MEASURE = "valid/ndcg@10"
 #: Overrides that say where and which, not what: no part of what a choice is recorded with.
@@ -67,13 +66,6 @@ class Chosen(NamedTuple):
 
     trial: int
     value: float
-
-
-def read_grids(path: Path = GRIDS) -> tuple[int, dict[str, dict[str, list[Any]]]]:
-    """The seed of all trials, and each method's grid."""
-    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    grids: dict[str, dict[str, list[Any]]] = stored["grids"]
-    return int(stored["seed"]), grids
 
 
 def searches(experiment: str, extra: Sequence[str] = ()) -> list[Search]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+
+from benchmark.errors import UserError
+from benchmark.experiment import execute, plan, read_arguments, untuned_line
 
 REPO = Path(__file__).parents[1]
 SMALL = ["dataset=ml-100k-150u", "protocol=smoke", "device=cpu"]
@@ -235,3 +240,33 @@ def test_an_experiment_embeds_only_for_methods_that_need_it(
 
 def test_unknown_experiment() -> None:
     assert "no experiment 'nonsense'" in one_error(call("benchmark.experiment", "nonsense"))
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize(
+    "name",
+    ["aa", "against", "audit", "export", "findings", "portions", "prepare", "publish", "released",
+     "report", "tokenize"],
+)  # fmt: skip
+def test_every_command_says_what_it_takes(
+    name: str, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, flag])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # another test may have imported it
+        runpy.run_module(f"benchmark.{name}", run_name="__main__")
+    told, error = capsys.readouterr()
+    assert f"python -m benchmark.{name}" in told
+    assert error == ""
+
+
+def test_an_experiment_of_tuned_settings_wants_them_first() -> None:
+    """Its cells would be others than those it is about."""
+    words = ["grid.method=[pop,tiger]", "grid.seed=[0]"]
+    found = untuned_line("beauty", plan("beauty", words))
+    assert found is not None
+    assert "none of tiger on beauty-keyphrases" in found
+    assert untuned_line("beauty", plan("beauty", [*words, "tuning=none"])) is None
+    assert untuned_line("quick", plan("quick", words)) is None
+    with pytest.raises(UserError, match=r"python -m benchmark\.tune beauty"):
+        execute(read_arguments(["beauty", *words]))

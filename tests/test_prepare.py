@@ -216,12 +216,6 @@ def test_a_run_prepares_what_its_method_needs_as_told(
     assert settings.embedding.batch == 4
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    execute([flag])
-    assert "--no-embeddings" in capsys.readouterr().out
-
-
 def test_empty_cache_variable_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIGER_BENCH_CACHE", "")
     assert settings_from(compose_config([])).cache == Path(".cache")

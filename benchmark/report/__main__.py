@@ -73,7 +73,7 @@ def main() -> None:
         if problems:
             raise SystemExit(2)
 
-    guard(action)
+    guard(action, __doc__)
 
 
 if __name__ == "__main__":
