@@ -69,9 +69,12 @@ touch "$out/.began"
 export PYTHONUNBUFFERED=1
 left="$(minutes "$limit" "$RESERVE")"
 positive "$left" || fail "the set-up took $SECONDS s of $limit min: raise MINUTES"
-"${run[@]}" -m "benchmark.$command" "$experiment" --time-limit "$left" \
+# The command keeps to its limit itself, but for data that it still prepares and a cell that hangs.
+timeout --signal=INT --kill-after=5 "$(awk -v left="$left" 'BEGIN { print 60 * left + 5 }')" \
+  "${run[@]}" -m "benchmark.$command" "$experiment" --time-limit "$left" \
   --finish-within "$(minutes "$finish" 0)" "${known[@]}" "$@" "results=$results" 2>&1 | tee -a "$out/log.txt"
 code=${PIPESTATUS[0]}
+case "$code" in 124 | 137) say "error: stopped after $SECONDS s, long after its own limit; see $out/log.txt" ;; esac
 
 finished() { grep -rlE --include=run.json '^  "status": "done"' "$results" | grep -v "^$results/published/"; }
 unfinished() { find "$results" -path "$results/published" -prune -o -name output.log -printf '%h\n' |

@@ -91,6 +91,25 @@ def module(name: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_it_is_over_when_it_said(tmp_path: Path) -> None:
+    """Whatever the command does: here it hangs, and the 25 seconds for the way back stay."""
+    repo = tmp_path / "repo"
+    for folder in ("scripts", ".venv/bin"):
+        (repo / folder).mkdir(parents=True)
+    (repo / "scripts" / SCRIPT.name).write_text(SCRIPT.read_text())
+    python = repo / ".venv" / "bin" / "python"
+    python.write_text("#!/usr/bin/env bash\nexec sleep 60\n")
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(repo / "scripts" / SCRIPT.name), "-", str(tmp_path / "out"), "smoke"],
+        env={**os.environ, "MINUTES": "0.45", COMMIT_VARIABLE: "a" * 40},
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 124
+    assert "long after its own limit" in done.stderr
+    assert (tmp_path / "out" / "log.txt").exists()
+
+
 def test_records_of_finished_cells_alone_are_copied(
     cells: list[Planned],  # noqa: F811
     tmp_path: Path,
