@@ -16,6 +16,7 @@ from benchmark import store, tune
 from benchmark.aggregate import aggregate
 from benchmark.config import CONF, compose_config, settings_from
 from benchmark.errors import UserError
+from benchmark.grid import read_grids
 from benchmark.report.tuning import tuning_notes
 from benchmark.store import StoredRun
 from tests.store_fixture import add_run
@@ -35,7 +36,7 @@ def grids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Grids of two methods in place of the suite's."""
     path = tmp_path / "grids.yaml"
     path.write_text(yaml.safe_dump(GRID))
-    read = tune.read_grids
+    read = read_grids
     monkeypatch.setattr(tune, "read_grids", lambda: read(path))
     return path
 
@@ -158,7 +159,7 @@ def settings_with(
 
 
 def test_every_grid_is_of_a_method_and_gives_good_cells() -> None:
-    _, grids = tune.read_grids()
+    _, grids = read_grids()
     methods = {path.stem for path in (CONF / "method").glob("*.yaml")}
     assert set(grids) == methods - {"pop"}
     found = tune.searches("beauty")
