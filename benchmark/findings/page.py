@@ -117,12 +117,14 @@ def _how() -> list[str]:
 
 def headlines(findings: Sequence[Finding]) -> list[str]:
     """Up to three findings in a sentence each: of the first experiment first, the decided ones
-    before those with a test and those without, in the order of the claims. Of a claim's comparisons
-    the one with the largest effect is told."""
+    before those with a test and those without, in the order of the claims, each claim once as long
+    as there are others. Of a claim's comparisons the one with the largest effect is told."""
     known = [finding for finding in findings if finding.verdict != NO_RUNS]
     first = known[0].section if known else None
     known.sort(key=lambda one: (one.section != first, one.verdict == NOT_DECIDED,
                                 all(math.isnan(told.p) for told in one.evidence)))  # fmt: skip
+    once = {finding.claim: finding for finding in reversed(known)}
+    known.sort(key=lambda one: once[one.claim] is not one)
     return [_headline(finding) for finding in known[:HEADLINES]]
 
 
