@@ -25,7 +25,12 @@ BUCKETS, MAX_DISTANCE = 32, 128
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the recommender; ``layers`` counts each of encoder and decoder."""
+    """Sizes of the recommender; ``layers`` counts each of encoder and decoder.
+
+    ``init_std`` is the standard deviation of all matrices and tables before training. 0.02 is the
+    released one: DIGER's model.py draws every linear layer and embedding anew from it, those of
+    transformers' T5, which starts from larger ones, among them.
+    """
 
     layers: int = 6
     d_model: int = 128

@@ -262,6 +262,33 @@ def test_the_codes_variant_stands_beside_the_number_too(told: Path, tmp_path: Pa
     assert "2 of the verdicts rest on fewer than three trainings" in text
 
 
+def test_a_number_made_by_another_rule_gets_no_verdict(told: Path, tmp_path: Path) -> None:
+    stored = json.loads(told.read_text(encoding="utf-8"))
+    stored["rows"][0]["rule"] = "theirs doubles the noise"
+    told.write_text(json.dumps(stored), encoding="utf-8")
+    result = toy([comparable_run(tmp_path, "diger_frqud", 0, 100)])
+    row = verdict_frame(result).iloc[0]
+    assert row["verdict"] == "not comparable"
+    assert row["reason"].startswith("another rule")
+    table = verdict_table(result)
+    assert table is not None
+    assert any("theirs doubles the noise" in note for note in table.notes)
+
+
+def test_the_released_rule_of_sdud_and_frqud_on_beauty_is_known_to_be_another(
+    tmp_path: Path,
+) -> None:
+    runs = [add_run(tmp_path, "diger_sdud_frqud", 0, dataset=name)
+            for name in ("beauty", "yelp")]  # fmt: skip
+    reasons = {}
+    for name, result in aggregate(runs).items():
+        frame = verdict_frame(result)
+        ours = frame[frame["told_of"] == "diger_sdud_frqud"]
+        reasons[name] = [found.short for row in ours["differences"] for found in row]
+    assert "another rule" in reasons["beauty"]
+    assert "another rule" not in reasons["yelp"]
+
+
 def test_cut_offs_that_we_do_not_evaluate_are_said(told: Path, tmp_path: Path) -> None:
     stored = json.loads(told.read_text(encoding="utf-8"))
     stored["rows"][0]["values"] = [0.5, None, 0.3]

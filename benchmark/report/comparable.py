@@ -2,9 +2,10 @@
 
 A difference *bars* a comparison if it changes what the number measures or what the method was
 given: the users and rows (limits of the protocol, another split), the candidates, the item vectors
-of a method that reads them, the sizes of the model, a training cut short, or seen items treated
-another way. Of split, candidates and vectors, not knowing is no better than differing, and bars as
-well. All else is a note: it stands beside the verdict and changes nothing in it.
+of a method that reads them, the sizes of the model, another rule of training under the same name,
+a training cut short, or seen items treated another way. Of split, candidates and vectors, not
+knowing is no better than differing, and bars as well. All else is a note: it stands beside the
+verdict and changes nothing in it.
 """
 
 from __future__ import annotations
@@ -43,10 +44,14 @@ class Difference:
 
 
 def differences(
-    result: DatasetResults, method: MethodRuns, source: Source
+    result: DatasetResults, method: MethodRuns, source: Source, rule: str | None = None
 ) -> tuple[Difference, ...]:
-    """All that is known, or should be and is not; those that bar a comparison come first."""
+    """All that is known, or should be and is not; those that bar a comparison come first.
+
+    rule: what the number's method computes otherwise than any of ours; None: nothing.
+    """
     found = [
+        *([] if rule is None else [Difference("another rule", rule, True)]),
         *_protocol(result, method), *_split(result, method, source), *_vectors(method, source),
         *_seen(method, source), *_sizes(result, method, source), *_endings(result, method, source),
         *_variant(method, source), *_provenance(method),

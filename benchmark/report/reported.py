@@ -22,7 +22,7 @@ from benchmark.report.table import Column, Table, fixed, percent
 REPORTED = Path(__file__).parents[1] / "reported.json"
 
 #: Keys of a reported row that are no metric.
-_NAMES = ("method", "source", "source_key", "variant")
+_NAMES = ("method", "source", "source_key", "variant", "rule")
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def released_settings(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def reported_rows(result: DatasetResults) -> list[dict[str, Any]]:
-    """Numbers reported elsewhere: dicts with method, source (its title), source_key, variant and
-    one key a metric (None: the source at hand does not give it). Empty for data sets nobody
-    reported."""
+    """Numbers reported elsewhere: dicts with method, source (its title), source_key, variant, rule
+    (what the number's method computes otherwise than any of ours, or None) and one key a metric
+    (None: the source at hand does not give it). Empty for data sets nobody reported."""
     stored, dataset = _stored(), paper_name(result)
     known = sources()
     return [
@@ -84,6 +84,7 @@ def reported_rows(result: DatasetResults) -> list[dict[str, Any]]:
             "source": known[row["source"]].title,
             "source_key": row["source"],
             "variant": known[row["source"]].variant,
+            "rule": row.get("rule"),
             **dict(zip(stored["metrics"], row["values"], strict=True)),
         }
         for row in stored["rows"]

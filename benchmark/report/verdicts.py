@@ -69,7 +69,8 @@ def _frame(result: DatasetResults) -> pd.DataFrame:
     rows = []
     for row in reported_rows(result):
         ours = [m for m in result.methods if is_reported_as(m, row)]
-        found = {m.key: differences(result, m, known[row["source_key"]]) for m in ours}
+        source = known[row["source_key"]]
+        found = {m.key: differences(result, m, source, row["rule"]) for m in ours}
         for name in metric_names(row):
             if row[name] is None:
                 continue
