@@ -35,10 +35,10 @@ class Selection:
 def select(
     experiment: str | None, overrides: Sequence[str] = (), root: str | None = None
 ) -> Selection:
-    """The runs of an experiment, or all of a store if none is named.
+    """The runs of an experiment or of several, or all of a store if none is named.
 
     Args:
-        experiment: its name, or None.
+        experiment: its name, or several with commas, or None.
         overrides: Hydra overrides of the experiment, key=value.
         root: the store; None: the experiment's own, or ``results``.
 
@@ -58,12 +58,20 @@ def select(
 def _of_experiment(experiment: str, overrides: Sequence[str], root: str | None) -> Selection:
     from benchmark.experiment import plan
 
-    cells = plan(experiment, [*overrides, *([f"results={root}"] if root else [])], check=False)
-    runs, problems = collect([cell.settings.cell.folder for cell in cells])
-    left = len(cells) - len(runs) - len(problems)
-    missing = [f"{left} of the {len(cells)} cells of {experiment} are not finished"] if left else []
-    order = list(dict.fromkeys(cell.settings.method_name for cell in cells))
-    return Selection(runs, problems, missing, order, cells[0].settings.reports)
+    store_of = [f"results={root}"] if root else []
+    plans = {name: plan(name, [*overrides, *store_of], check=False)
+             for name in dict.fromkeys(experiment.split(","))}  # fmt: skip
+    cells = {cell.name: cell for cells in plans.values() for cell in cells}
+    found = {name: collect([cell.settings.cell.folder]) for name, cell in cells.items()}
+    missing = []
+    for name, its in plans.items():
+        left = sum(not any(found[cell.name]) for cell in its)
+        if left:
+            missing.append(f"{left} of the {len(its)} cells of {name} are not finished")
+    runs = [run for runs, _ in found.values() for run in runs]
+    problems = [problem for _, problems in found.values() for problem in problems]
+    order = list(dict.fromkeys(cell.settings.method_name for cell in cells.values()))
+    return Selection(runs, problems, missing, order, next(iter(cells.values())).settings.reports)
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[StoredRun], list[str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmark.aggregate import aggregate
 from benchmark.errors import UserError
@@ -130,3 +131,22 @@ def test_different_seed_sets_and_embeddings_are_noted(tmp_path: Path) -> None:
     assert "different item embeddings (ffffffff: STE; eeeeeeee: TIGER)" in notes
     assert "STE, seed 1: 2 users got no list and score 0." in notes
     assert "STE, seed 1: 3 lists are shorter than asked for." in notes
+
+
+def test_a_note_says_in_what_configurations_of_a_method_differ(tmp_path: Path) -> None:
+    runs = []
+    for changed in ({}, {"init_std": 0.1}, {"init_std": 0.1, "d_model": 128}):
+        config = {"method": {"model": {"d_model": 64, "layers": 2, **changed}}}
+        run = add_run(tmp_path, "tiger", 0, config=config)
+        text = yaml.safe_dump({**config, "seed": 0})
+        (run.folder / "config.yaml").write_text(text, encoding="utf-8")
+        runs.append(run)
+    result = aggregate(runs)["toy"]
+    (note,) = [note for note in result.notes if note.startswith("Configurations of tiger: ")]
+    label = {method.runs[0].folder: method.label for method in result.methods}
+    first, second, third = (label[run.folder] for run in runs)
+    assert f"{first}: model.d_model 64, model.init_std by default" in note
+    assert f"{second}: model.d_model 64, model.init_std 0.1" in note
+    assert f"{third}: model.d_model 128, model.init_std 0.1" in note
+    assert "layers" not in note
+    assert not any("Configurations" in line for line in aggregate(runs[:1])["toy"].notes)

@@ -1,9 +1,10 @@
 """Render the report from the store: ``python -m benchmark.report [experiment=quick]``.
 
-Options: ``experiment=NAME`` reports that experiment's cells only, ``store=FOLDER`` reads another
-store (such as results/published), ``out=FOLDER`` writes elsewhere than to reports or reports/NAME,
-``codes=linear`` colours the heat maps of code use by items and not by their logarithm
-(``codes=log``); anything else is a Hydra override of the experiment. Needs no torch.
+Options: ``experiment=NAME`` reports that experiment's cells only (``NAME,NAME``: those of several
+together), ``store=FOLDER`` reads another store (such as results/published), ``out=FOLDER`` writes
+elsewhere than to reports or reports/NAME, ``codes=linear`` colours the heat maps of code use by
+items and not by their logarithm (``codes=log``); anything else is a Hydra override of the
+experiment. Needs no torch.
 """
 
 from __future__ import annotations
@@ -50,11 +51,17 @@ def write_report(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     overrides = [f"{key}={value}" for key, value in options.items()]
     command = " ".join(["python -m benchmark.report", *arguments])
     chosen = select(experiment, overrides, root)
-    title = f"Experiment {experiment}" if experiment else "All stored runs"
+    title = _title(experiment)
     folder = Path(out) if out else chosen.reports / (experiment or "")
     lines = chosen.missing + chosen.problems
     index = render_readable(chosen.runs, folder, title, command, chosen.method_order, lines, scale)
     return index, [line for line in lines if line not in chosen.missing]
+
+
+def _title(experiment: str | None) -> str:
+    if experiment is None:
+        return "All stored runs"
+    return f"Experiment{'s' if ',' in experiment else ''} {experiment.replace(',', ', ')}"
 
 
 def _scale(name: str) -> Scale:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from benchmark.aggregate import DatasetResults, MethodRuns
-from benchmark.errors import UserError
+from benchmark.configurations import Config, stored_settings
 from benchmark.metrics import METRICS
 from benchmark.report.drawing import (
     WIDTH,
@@ -37,8 +36,6 @@ TWO_STAGE = "tiger"
 #: Settings that frozen semantic IDs have no use for: a two-stage run may differ in them.
 _OF_TRAINED_IDS = ("method.estimator.", "method.train.lr_tokenizer", "method.train.freeze_encoder")
 
-Config = Mapping[str, Any]
-
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
@@ -55,29 +52,12 @@ class Sweep:
 
 
 def settings(method: MethodRuns) -> Config | None:
-    """config.yaml of the first seed by dotted key, without the seed; None where there is none.
+    """Those of the first seed by dotted key, without the seed; None where they are not stored.
 
     Raises:
         UserError: the file cannot be read.
     """
-    path = method.runs[0].folder / "config.yaml"
-    if not path.exists():
-        return None
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        config = None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is damaged; delete {path.parent} and run the cell again")
-    return {key: value for key, value in _flat(config) if key != "seed"}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [
-            (f"{prefix}{key}", value)]  # fmt: skip
-    return found
+    return stored_settings(method.runs[0])
 
 
 def sweeps(configs: Sequence[tuple[MethodRuns, Config]]) -> list[Sweep]:
