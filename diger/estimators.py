@@ -2,7 +2,7 @@
 
 For items with latents r_1 = E(x) and, per level l, squared distances D_l to the K codes:
 
-    a_l = -D_l / unit_l                  unit_l = 1 as released; see ``logit_scale``. (Computed
+    a_l = -D_l / unit_l                  unit_l = 1 as in the paper; see ``logit_scale``. (Computed
                                          but for a constant a row, which nothing below can see.)
     p_l = softmax((a_l + s_l g) / tau)   g ~ Gumbel(0, 1)^K
     h_l = onehot(argmax p_l)
@@ -70,13 +70,14 @@ class Estimator(nn.Module):
     Args:
         levels: m. codebook_size: K.
         tau: temperature of the soft codes, > 0.
-        logit_scale: ``none`` (as released); ``gap``: scale each level's logits so that the
-            median gap between its two best ones over the catalogue is ``gap_target`` at the
-            start, and noise of standard deviation 1.28 means the same for any text encoder;
-            ``latent``: scale the quantisation losses with them, as if the latents were that much
-            larger. With the logits alone, the recommendation loss reads small latents through a
-            magnifying glass and the quantisation loss does not: its gradient, tens of times the
-            other's, then drags the codebooks away from the items.
+        logit_scale: ``none`` (as in the paper and on the authors' branch gradient-fix; their main
+            branch scales the distances of each batch to [-1, 1]); ``gap``: scale each level's
+            logits so that the median gap between its two best ones over the catalogue is
+            ``gap_target`` at the start, and noise of standard deviation 1.28 means the same for
+            any text encoder; ``latent``: scale the quantisation losses with them, as if the
+            latents were that much larger. With the logits alone, the recommendation loss reads
+            small latents through a magnifying glass and the quantisation loss does not: its
+            gradient, tens of times the other's, then drags the codebooks away from the items.
         gap_target: in units of the logits, > 0; the larger, the quieter the noise.
     """
 

@@ -190,6 +190,8 @@ def _variant(method: MethodRuns, source: Source) -> list[Difference]:
             "our method computes what the source's text says; its code computes the "
             f"{source.variant} variant"
         )
+    if source.otherwise:
+        words += f". Besides, {source.otherwise}"
     return [Difference(f"code is {source.variant}", words, False)]
 
 

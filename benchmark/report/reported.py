@@ -38,6 +38,7 @@ class Source:
         settings: ``released`` where the settings are those under ``settings``.
         variant: ending of the name of our method that computes what the source's code computes,
             where that is not what the source's text says.
+        otherwise: in what that code differs from the text besides, and from our variant.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Source:
     excludes_seen: bool | None
     settings: str | None
     variant: str | None
+    otherwise: str | None = None
 
 
 def sources() -> dict[str, Source]:
