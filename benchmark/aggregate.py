@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmark.configurations import apart, stored_settings
+from benchmark.configurations import configuration_notes
 from benchmark.errors import UserError
 from benchmark.metrics import METRICS
 from benchmark.store import StoredRun
@@ -316,7 +316,7 @@ def _run_notes(methods: tuple[MethodRuns, ...], missing: list[int]) -> list[str]
 
 def _method_notes(methods: tuple[MethodRuns, ...]) -> list[str]:
     """Lines on what differs between methods without making them incomparable."""
-    notes = _configuration_notes(methods)
+    notes = configuration_notes([(m.method, m.label, m.runs[0]) for m in methods])
     seeds = {method.label: ", ".join(map(str, method.seeds)) for method in methods}
     if len(set(seeds.values())) > 1:
         listed = "; ".join(f"{label}: {text}" for label, text in seeds.items())
@@ -328,23 +328,6 @@ def _method_notes(methods: tuple[MethodRuns, ...]) -> list[str]:
     if len(encoders) > 1:
         listed = "; ".join(f"{sha}: {', '.join(who)}" for sha, who in encoders.items())
         notes.append(f"Methods used different item embeddings ({listed}).")
-    return notes
-
-
-def _configuration_notes(methods: tuple[MethodRuns, ...]) -> list[str]:
-    """A line a method with several configurations: what the hashes in its labels stand for."""
-    notes = []
-    for name in dict.fromkeys(method.method for method in methods):
-        several = [method for method in methods if method.method == name]
-        try:
-            configs = [stored_settings(method.runs[0]) for method in several]
-        except UserError:
-            continue  # the report names what is damaged
-        known = [config for config in configs if config is not None]
-        if len(several) > 1 and len(known) == len(several):
-            pairs = zip(several, apart(known), strict=True)
-            listed = "; ".join(f"{method.label}: {said}" for method, said in pairs)
-            notes.append(f"Configurations of {name}: {listed}.")
     return notes
 
 

@@ -50,5 +50,25 @@ def apart(configs: Sequence[Config]) -> list[str]:
     ]
 
 
+def configuration_notes(cells: Sequence[tuple[str, str, StoredRun]]) -> list[str]:
+    """A line a method with several configurations: what the hashes in its labels stand for.
+
+    cells: name of the method, label and one run of every configuration.
+    """
+    notes = []
+    for method in dict.fromkeys(name for name, _, _ in cells):
+        several = [(label, run) for name, label, run in cells if name == method]
+        try:
+            configs = [stored_settings(run) for _, run in several]
+        except UserError:
+            continue  # the report names what is damaged
+        known = [config for config in configs if config is not None]
+        if len(several) > 1 and len(known) == len(several):
+            pairs = zip(several, apart(known), strict=True)
+            listed = "; ".join(f"{label}: {said}" for (label, _), said in pairs)
+            notes.append(f"Configurations of {method}: {listed}.")
+    return notes
+
+
 def _said(config: Config, key: str) -> str:
     return str(config[key]) if key in config else "by default"
