@@ -4,6 +4,8 @@ for experiment in beauty-cpu quick; do
   python -m benchmark.report experiment=$experiment store=results/published \
       out=reports/published/$experiment
 done
+python -m benchmark.report experiment=beauty-cpu,beauty-cpu-wide grid.method=[tiger] \
+    store=results/published out=reports/published/beauty-cpu-tiger
 python -m benchmark.findings experiment=beauty-cpu,quick,collapse,beauty-fifth \
     store=results/published out=reports/published/findings.md
 python scripts/update_readme.py
@@ -25,6 +27,7 @@ BEAUTY = next(
     ),
     PUBLISHED / "beauty",
 )
+TIGER = PUBLISHED / "beauty-cpu-tiger" / "tables" / "beauty-keyphrases-overall.md"
 TABLE = PUBLISHED / "quick" / "tables" / "ml-100k-overall.md"
 FINDINGS = PUBLISHED / "findings.md"
 
@@ -43,6 +46,7 @@ def finding_lines(text: str) -> list[str]:
 #: What goes between ``<!-- NAME: start -->`` and ``<!-- NAME: end -->``: a file, and its lines.
 PARTS: dict[str, tuple[Path, Callable[[str], list[str]]]] = {
     "beauty": (BEAUTY, table_lines),
+    "tiger": (TIGER, table_lines),
     "table": (TABLE, table_lines),
     "findings": (FINDINGS, finding_lines),
 }

@@ -25,12 +25,17 @@ TEXTS = sorted(
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The report of an experiment, made anew from the published runs."""
+    """A published report, made anew from the published runs by the command that it names."""
 
     @cache
-    def render(experiment: str) -> Path:
-        out = tmp_path_factory.mktemp(experiment)
-        write_report([f"experiment={experiment}", f"store={REPO}/results/published", f"out={out}"])
+    def render(folder: str) -> Path:
+        out = tmp_path_factory.mktemp(folder)
+        text = (PUBLISHED / folder / "index.md").read_text(encoding="utf-8")
+        options = text.partition("-m benchmark.report ")[2].partition(" -->")[0].split()
+        here = {"store": f"{REPO}/results/published", "out": f"{out}"}
+        named = [word for word in options if word.partition("=")[0] not in here]
+        assert named
+        write_report([*named, *(f"{key}={value}" for key, value in here.items())])
         return out
 
     return render
@@ -50,7 +55,9 @@ def test_published_report_is_what_the_published_runs_give(
     assert facts(rendered(experiment).joinpath(*rest)) == facts(PUBLISHED / name)
 
 
-@pytest.mark.parametrize("experiment", ["quick", "collapse", "beauty-fifth", "beauty-cpu"])
+@pytest.mark.parametrize(
+    "experiment", ["quick", "collapse", "beauty-fifth", "beauty-cpu", "beauty-cpu-tiger"]
+)
 def test_the_published_reports_are_whole(rendered: Callable[[str], Path], experiment: str) -> None:
     made, kept = (
         sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
