@@ -262,6 +262,19 @@ def test_the_codes_variant_stands_beside_the_number_too(told: Path, tmp_path: Pa
     assert "2 of the verdicts rest on fewer than three trainings" in text
 
 
+def test_what_the_code_does_besides_its_variant_is_said_of_both(told: Path, tmp_path: Path) -> None:
+    stored = json.loads(told.read_text(encoding="utf-8"))
+    stored["sources"]["paper"]["otherwise"] = "the source's code rounds up"
+    told.write_text(json.dumps(stored), encoding="utf-8")
+    runs = [comparable_run(tmp_path, method, 0, 100)
+            for method in ("diger_frqud", "diger_frqud_detached")]  # fmt: skip
+    rows = verdict_frame(toy(runs))
+    assert rows["verdict"].to_list()[:2] == ["inside", "inside"]  # a note, no bar
+    table = verdict_table(toy(runs))
+    assert table is not None
+    assert sum("In no method of ours: the source's code rounds up" in n for n in table.notes) == 2
+
+
 def test_a_number_made_by_another_rule_gets_no_verdict(told: Path, tmp_path: Path) -> None:
     stored = json.loads(told.read_text(encoding="utf-8"))
     stored["rows"][0]["rule"] = "theirs doubles the noise"

@@ -191,7 +191,7 @@ def _variant(method: MethodRuns, source: Source) -> list[Difference]:
             f"{source.variant} variant"
         )
     if source.otherwise:
-        words += f". Besides, {source.otherwise}"
+        words += f". In no method of ours: {source.otherwise}"
     return [Difference(f"code is {source.variant}", words, False)]
 
 
