@@ -6,9 +6,10 @@ copies heads apart three times a layer, which on a CPU costs more than the produ
 is most of the launches. A norm's weight is folded into the product that follows it.
 
 Every block maps a residual stream x [B, T, d] to one of the same shape and type. Products run in
-the type of the weights that they are given, norms and softmax in that of x. Masks of dropout come
-from ``diger.dropout.keep_mask``, or are None. Shapes: B rows, T tokens, M tokens of memory, d
-width, H heads, h head width, I = H h, F hidden width.
+the type of the weights that they are given, norms and softmax in that of x. What dropout keeps is
+None or as in ``diger.keep``, with one ``scale`` for a block's masks, which it multiplies with once,
+on its way out. Shapes: B rows, T tokens, M tokens of memory, d width, H heads, h head width,
+I = H h, F hidden width.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-EPSILON = 1e-6
+from diger.heads import Order, gram, heads_first, times
+from diger.passes import (
+    add_kept,
+    add_normed_backward,
+    kept,
+    norm_backward,
+    normed_rows,
+    relu_kept_,
+    softmax_backward,
+)
 
 
 class RMSNorm(torch.autograd.Function):
@@ -27,7 +37,7 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        normed, scale = _normed(x)
+        normed, scale = normed_rows(x)
         ctx.save_for_backward(normed, scale, weight)
         return normed * weight
 
@@ -36,20 +46,7 @@ class RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         normed, scale, weight = ctx.saved_tensors
         by_weight = (grad * normed).flatten(0, -2).sum(0)
-        return _norm_backward(grad * weight, normed, scale).mul_(scale), by_weight
-
-
-def _normed(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x over its root mean square, and what it was multiplied with [..., 1]."""
-    mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1])
-    scale = mean.add_(EPSILON).rsqrt_()
-    return x * scale, scale
-
-
-def _norm_backward(inner: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
-    """The gradient at x over ``scale``, given the one at the normed x."""
-    along = (inner * normed).sum(-1, keepdim=True).mul_(-1 / normed.shape[-1])
-    return torch.addcmul(inner, normed, along)
+        return norm_backward(grad * weight, normed, scale).mul_(scale), by_weight
 
 
 class Projected(NamedTuple):
@@ -67,7 +64,7 @@ class Projected(NamedTuple):
 
 
 def _project(x: Tensor, norm: Tensor, weight: Tensor) -> Projected:
-    exact, scale = _normed(x.flatten(0, -2))
+    exact, scale = normed_rows(x.flatten(0, -2))
     folded = weight * norm.to(weight.dtype)
     normed = exact.to(weight.dtype)
     return Projected(normed @ folded.T, folded, normed, exact, scale)
@@ -79,79 +76,86 @@ def _project_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients at x (with that of the residual stream around the block), norm and weight."""
     folded, normed, exact, scale = saved
-    by_folded = grad_out.T @ normed
-    inner = (grad_out @ folded).to(exact.dtype)
-    d_x = torch.addcmul(residual.flatten(0, -2), _norm_backward(inner, exact, scale), scale)
+    by_folded = gram(grad_out, normed)
+    inner = times(grad_out, folded).to(exact.dtype)
+    d_x = add_normed_backward(residual.flatten(0, -2), inner, exact, scale)
     d_norm = (by_folded * weight).sum(0).to(norm.dtype)
     return d_x.view_as(residual), d_norm, by_folded * norm.to(weight.dtype)
 
 
-def _added(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
-    y = y.view_as(x)
-    return x + y if keep is None else torch.addcmul(x, y.to(x.dtype), keep)
+def _added(x: Tensor, y_Nxd: Tensor, keep: Tensor | None, scale: float) -> Tensor:
+    """A block's stream with what the block adds to it, behind the second of two masks."""
+    return add_kept(x, y_Nxd.view_as(x), keep, scale, scale * scale)
 
 
-def _dropped(grad: Tensor, keep: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """What of the gradient reaches a block behind its dropout, as rows."""
-    return (grad if keep is None else grad * keep).flatten(0, -2).to(dtype)
+def _dropped(grad: Tensor, keep: Tensor | None, scale: float, dtype: torch.dtype) -> Tensor:
+    """What of the gradient reaches a block behind its dropout, not yet scaled, as rows."""
+    return kept(grad, keep, scale).flatten(0, -2).to(dtype)
+
+
+def _scaled(weight: Tensor, scale: float) -> Tensor:
+    """Times the scales of both of a block's masks."""
+    return weight if scale == 1 else weight * (scale * scale)
 
 
 class SelfAttention(torch.autograd.Function):
-    """x + keep_out (softmax(q k^T + bias) keep_weights v) W_o^T, with q, k, v of the normed x.
+    """x + scale^2 keep_out (softmax(q k^T + bias) keep_weights v) W_o^T, with q, k, v of the normed
+    x.
 
     Args of forward:
         x: [B, T, d]. norm: [d]. qkv: [3 I, d], the weights one below the other. o: [d, I].
         bias: [B or 1, H, T, T], added to the scores, as a constant. position: [1, H, T, T], the
-        part of it that is learned: it only receives the gradient. keep_weights: [B, H, T, T].
-        keep_out: [B, T, d]. heads: H.
+        part of it that is learned: it only receives the gradient. keep_weights: of [B, H, T, T].
+        keep_out: of [B, T, d]. heads: H.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, norm: Tensor, qkv: Tensor, o: Tensor, bias: Tensor, position: Tensor,
-        keep_weights: Tensor | None, keep_out: Tensor | None, heads: int,
+        keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
     ) -> Tensor:  # fmt: skip
-        b, t, _ = x.shape
-        project = _project(x, norm, qkv)
-        apart = project.out.view(b, t, 3, heads, -1).permute(2, 0, 3, 1, 4).contiguous()
-        q, k, v = (part.flatten(0, 1) for part in apart)
-        scores = torch.bmm(q, k.transpose(1, 2)).view(b, heads, t, t)
-        weights = (scores.to(bias.dtype) + bias).softmax(-1)
-        kept = (weights if keep_weights is None else weights * keep_weights).to(q.dtype)
-        read = torch.bmm(kept.flatten(0, 1), v).view(b, heads, t, -1)
-        read = read.transpose(1, 2).reshape(b * t, -1)
+        order = Order(len(x), heads, heads_first(qkv))
+        exact, by = normed_rows(x.flatten(0, -2))
+        folded, normed = qkv * norm.to(qkv.dtype), exact.to(qkv.dtype)
+        apart = order.apart(normed, folded, 3)
+        q, k, v = apart
+        bias, keep_weights = order.of_scores(bias), order.of_keep(keep_weights)
+        scores = order.unflatten(torch.bmm(q, k.transpose(1, 2)))
+        weights = scores.to(bias.dtype).add_(bias).softmax(-1)
+        read_by = kept(weights, keep_weights, scale).to(q.dtype).flatten(0, 1)
+        read = order.together(torch.bmm(read_by, v)[None])
         ctx.save_for_backward(
-            norm, qkv, o, apart, weights, kept, read, keep_weights, keep_out, *project[1:]
-        )
-        ctx.product = q.dtype
-        return _added(x, read @ o.T, keep_out)
+            norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out, folded, normed,
+            exact, by,
+        )  # fmt: skip
+        ctx.order, ctx.scale = order, scale
+        return _added(x, times(read, o.T), keep_out, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        norm, qkv, o, apart, weights, kept, read, keep_weights, keep_out, *saved = ctx.saved_tensors
-        _, b, heads, t, h = apart.shape
-        q, k, v = (part.flatten(0, 1) for part in apart)
-        rows = _dropped(grad, keep_out, ctx.product)
-        d_read = (rows @ o).view(b, t, heads, h).transpose(1, 2).reshape(b * heads, t, h)
+        (norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out,
+         *saved) = ctx.saved_tensors  # fmt: skip
+        q, k, v = apart
+        rows = _dropped(grad, keep_out, ctx.scale, q.dtype)
+        (d_read,) = ctx.order.apart(rows, _scaled(o, ctx.scale).T, 1)
         moved = torch.empty_like(apart)
-        torch.bmm(kept.flatten(0, 1).transpose(1, 2), d_read, out=moved[2].flatten(0, 1))
-        d_weights = torch.bmm(d_read, v.transpose(1, 2)).view_as(weights).to(weights.dtype)
-        if keep_weights is not None:
-            d_weights = d_weights.mul_(keep_weights)
-        d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-        flat = d_scores.flatten(0, 1).to(ctx.product)
-        torch.bmm(flat, k, out=moved[0].flatten(0, 1))
-        torch.bmm(flat.transpose(1, 2), q, out=moved[1].flatten(0, 1))
-        together = moved.permute(1, 3, 0, 2, 4).reshape(b * t, -1)
+        torch.bmm(read_by.transpose(1, 2), d_read, out=moved[2])
+        d_kept = torch.bmm(d_read, v.transpose(1, 2))
+        d_scores = softmax_backward(d_kept, weights, keep_weights, ctx.scale)
+        flat = d_scores.flatten(0, 1).to(q.dtype)
+        torch.bmm(flat, k, out=moved[0])
+        torch.bmm(flat.transpose(1, 2), q, out=moved[1])
+        together = ctx.order.together(moved)
         d_x, d_norm, d_qkv = _project_backward(together, grad, tuple(saved), norm, qkv)
-        d_position = d_scores.sum(0, keepdim=True)
-        return d_x, d_norm, d_qkv, rows.T @ read, None, d_position, None, None, None
+        d_o = _scaled(gram(read, rows).T, ctx.scale)
+        d_position = ctx.order.of_scores(d_scores).sum(0, keepdim=True)
+        return d_x, d_norm, d_qkv, d_o, None, d_position, None, None, None, None
 
 
 class CrossAttention(torch.autograd.Function):
-    """x + keep_out (softmax(q k^T + bias) keep_weights v) W_o^T, with q of the normed x and k, v of
-    a memory.
+    """x + scale^2 keep_out (softmax(q k^T + bias) keep_weights v) W_o^T, with q of the normed x and
+    k, v of a memory.
 
     Scores are (q W_k) memory^T in place of q (memory W_k^T)^T, and values likewise: the same sums
     in another order, in which the memory meets no weights. With few queries that is the cheaper
@@ -159,14 +163,15 @@ class CrossAttention(torch.autograd.Function):
 
     Args of forward:
         x: [B, T, d]. memory: [B, M, d], in the type of the weights. norm: [d]. q, k, v: [I, d].
-        o: [d, I]. bias: [B, 1, 1, M], a constant. keep_weights: [B, H, T, M].
-        keep_out: [B, T, d]. heads: H.
+        o: [d, I]. bias: [B, 1, 1, M], a constant. keep_weights: of [B, H, T, M].
+        keep_out: of [B, T, d]. heads: H.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, memory: Tensor, norm: Tensor, q: Tensor, k: Tensor, v: Tensor,
-        o: Tensor, bias: Tensor, keep_weights: Tensor | None, keep_out: Tensor | None, heads: int,
+        o: Tensor, bias: Tensor, keep_weights: Tensor | None, keep_out: Tensor | None, scale: float,
+        heads: int,
     ) -> Tensor:  # fmt: skip
         b, t, d = x.shape
         project = _project(x, norm, q)
@@ -174,33 +179,33 @@ class CrossAttention(torch.autograd.Function):
         by_key, by_value = (w.view(heads, -1, d) for w in (k, v))  # [H, h, d]
         asked = _by_row(torch.bmm(query, by_key), b)  # [B, H T, d]
         scores = torch.bmm(asked, memory.transpose(1, 2)).view(b, heads, t, -1)
-        weights = (scores.to(bias.dtype) + bias).softmax(-1)
-        kept = (weights if keep_weights is None else weights * keep_weights).to(memory.dtype)
-        seen = _by_head(torch.bmm(kept.flatten(1, 2), memory), heads)  # [H, B T, d]
+        weights = scores.to(bias.dtype).add_(bias).softmax(-1)
+        read_by = kept(weights, keep_weights, scale).to(memory.dtype)
+        seen = _by_head(torch.bmm(read_by.flatten(1, 2), memory), heads)  # [H, B T, d]
         read = torch.bmm(seen, by_value.transpose(1, 2)).transpose(0, 1).reshape(b * t, -1)
         ctx.save_for_backward(
-            memory, norm, q, k, v, o, query, asked, weights, kept, seen, read,
+            memory, norm, q, k, v, o, query, asked, weights, read_by, seen, read,
             keep_weights, keep_out, *project[1:],
         )  # fmt: skip
-        return _added(x, read @ o.T, keep_out)
+        ctx.scale = scale
+        return _added(x, read @ o.T, keep_out, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (memory, norm, q, k, v, o, query, asked, weights, kept, seen, read,
+        (memory, norm, q, k, v, o, query, asked, weights, read_by, seen, read,
          keep_weights, keep_out, *saved) = ctx.saved_tensors  # fmt: skip
         b, heads, t, _ = weights.shape
         d = memory.shape[-1]
-        rows = _dropped(grad, keep_out, memory.dtype)
-        d_read = (rows @ o).view(b * t, heads, -1).transpose(0, 1)  # [H, B T, h]
+        rows = _dropped(grad, keep_out, ctx.scale, memory.dtype)
+        d_read = rows @ _scaled(o, ctx.scale)
+        d_read = d_read.view(b * t, heads, -1).transpose(0, 1)  # [H, B T, h]
         d_value = torch.bmm(d_read.transpose(1, 2), seen)  # [H, h, d]
         d_seen = _by_row(torch.bmm(d_read, v.view(heads, -1, d)), b)  # [B, H T, d]
-        d_weights = torch.bmm(d_seen, memory.transpose(1, 2)).view_as(weights).to(weights.dtype)
-        if keep_weights is not None:
-            d_weights = d_weights.mul_(keep_weights)
-        d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+        d_kept = torch.bmm(d_seen, memory.transpose(1, 2))
+        d_scores = softmax_backward(d_kept, weights, keep_weights, ctx.scale)
         flat = d_scores.flatten(1, 2).to(memory.dtype)
-        d_memory = torch.bmm(kept.flatten(1, 2).transpose(1, 2), d_seen)
+        d_memory = torch.bmm(read_by.flatten(1, 2).transpose(1, 2), d_seen)
         d_memory = torch.baddbmm(d_memory, flat.transpose(1, 2), asked)
         d_asked = _by_head(torch.bmm(flat, memory), heads)  # [H, B T, d]
         d_key = torch.bmm(query.transpose(1, 2), d_asked)  # [H, h, d]
@@ -208,8 +213,8 @@ class CrossAttention(torch.autograd.Function):
         d_query = d_query.transpose(0, 1).reshape(b * t, -1)
         d_x, d_norm, d_q = _project_backward(d_query, grad, tuple(saved), norm, q)
         return (
-            d_x, d_memory, d_norm, d_q, d_key.flatten(0, 1), d_value.flatten(0, 1), rows.T @ read,
-            None, None, None, None,
+            d_x, d_memory, d_norm, d_q, d_key.flatten(0, 1), d_value.flatten(0, 1),
+            _scaled(rows.T @ read, ctx.scale), None, None, None, None, None,
         )  # fmt: skip
 
 
@@ -226,37 +231,34 @@ def _by_head(x_BxHTxd: Tensor, heads: int) -> Tensor:
 
 
 class FeedForward(torch.autograd.Function):
-    """x + keep_out (relu(normed x W_in^T) keep_hidden) W_out^T.
+    """x + scale^2 keep_out (relu(normed x W_in^T) keep_hidden) W_out^T.
 
     Args of forward:
-        x: [B, T, d]. norm: [d]. wide: [F, d]. narrow: [d, F]. keep_hidden: [B T, F].
-        keep_out: [B, T, d].
+        x: [B, T, d]. norm: [d]. wide: [F, d]. narrow: [d, F]. keep_hidden: of [B T, F].
+        keep_out: of [B, T, d].
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, norm: Tensor, wide: Tensor, narrow: Tensor,
-        keep_hidden: Tensor | None, keep_out: Tensor | None,
+        keep_hidden: Tensor | None, keep_out: Tensor | None, scale: float,
     ) -> Tensor:  # fmt: skip
         project = _project(x, norm, wide)
-        hidden = project.out.relu_()
-        if keep_hidden is not None:
-            hidden = hidden.mul_(keep_hidden)
-        ctx.save_for_backward(norm, wide, narrow, hidden, keep_hidden, keep_out, *project[1:])
-        return _added(x, hidden @ narrow.T, keep_out)
+        hidden = relu_kept_(project.out, keep_hidden, scale)
+        ctx.save_for_backward(norm, wide, narrow, hidden, keep_out, *project[1:])
+        ctx.scale = scale
+        return _added(x, hidden @ narrow.T, keep_out, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        norm, wide, narrow, hidden, keep_hidden, keep_out, *saved = ctx.saved_tensors
-        rows = _dropped(grad, keep_out, narrow.dtype)
-        d_hidden = rows @ narrow
-        if keep_hidden is not None:
-            d_hidden = d_hidden.mul_(keep_hidden)
-        # What was dropped is zero in hidden, too, and gets no gradient either way.
+        norm, wide, narrow, hidden, keep_out, *saved = ctx.saved_tensors
+        rows = _dropped(grad, keep_out, ctx.scale, narrow.dtype)
+        d_hidden = rows @ _scaled(narrow, ctx.scale)
+        # What was dropped is zero in hidden, as what relu cut off is, and gets no gradient either.
         d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden, 0)
         d_x, d_norm, d_wide = _project_backward(d_hidden, grad, tuple(saved), norm, wide)
-        return d_x, d_norm, d_wide, rows.T @ hidden, None, None
+        return d_x, d_norm, d_wide, _scaled(rows.T @ hidden, ctx.scale), None, None, None
 
 
 class StraightThrough(torch.autograd.Function):

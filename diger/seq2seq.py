@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from diger import functional
 from diger.checks import above, at_least, below, whole
-from diger.dropout import dropout, keep_mask
+from diger.dropout import dropout
+from diger.keep import draw_keep
 
 BUCKETS, MAX_DISTANCE = 32, 128
 
@@ -153,10 +154,12 @@ class Block(nn.Module):
         """[B, T, d], with all of its dropout; products in ``dtype``."""
         attention, heads = self.self_attention, self.self_attention.heads
         b, t, _ = x.shape
+        scale = 1 / (1 - self.dropout) if self.drops else 1.0
         together = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
         x = functional.self_attention(
             x, self.norm_self.weight, together.to(dtype), attention.o.weight.to(dtype),
-            bias.total, bias.position, self.keep(x, b, heads, t, t), self.keep(x, *x.shape), heads,
+            bias.total, bias.position, self.keep(x, b, heads, t, t), self.keep(x, *x.shape),
+            scale, heads,
         )  # fmt: skip
         if self.decoder:
             assert memory is not None and memory_bias is not None
@@ -165,19 +168,21 @@ class Block(nn.Module):
             keep = self.keep(x, b, heads, t, memory.shape[1])
             x = functional.cross_attention(
                 x, memory, self.norm_cross.weight, *weights, memory_bias,
-                keep, self.keep(x, *x.shape), heads,
+                keep, self.keep(x, *x.shape), scale, heads,
             )  # fmt: skip
         wide, narrow = self.ff.wi.weight.to(dtype), self.ff.wo.weight.to(dtype)
         return functional.feed_forward(
             x, self.norm_ff.weight, wide, narrow,
-            self.keep(narrow, b * t, len(wide)), self.keep(x, *x.shape),
+            self.keep(narrow, b * t, len(wide)), self.keep(x, *x.shape), scale,
         )  # fmt: skip
 
     def keep(self, like: Tensor, *shape: int) -> Tensor | None:
-        """A mask of dropout in this shape and the type of ``like``; None where there is none."""
-        if not self.training or self.dropout == 0:
-            return None
-        return keep_mask(like.new_empty(()).expand(shape), self.dropout)
+        """What dropout keeps of this shape; None where there is none."""
+        return draw_keep(like, shape, self.dropout) if self.drops else None
+
+    @property
+    def drops(self) -> bool:
+        return self.training and self.dropout > 0
 
     def step(self, x_BWxd: Tensor, bias: Tensor, cache: LayerCache, memory_bias: Tensor) -> Tensor:
         """One token of W beams a row: [B, W, d] -> [B, W, d]; appends to the cache."""

@@ -20,7 +20,7 @@ from diger.checks import SettingError
 from diger.decode import DecodeConfig, Trie
 from diger.estimators import Estimator, SoftCodes
 from diger.generator import ROADS, Batch, Generator
-from diger.optimizer import TrainConfig, clip_gradients, make_optimizer
+from diger.optimizer import TrainConfig, make_optimizer
 from diger.ranker import Ranker
 from diger.semantic_ids import add_suffix, changed_share, code_statistics, drift, number_sharers
 from diger.sequences import Phase, RowReader, SequenceData
@@ -86,9 +86,6 @@ class Trainer:
         self.optimizer, self.schedule = make_optimizer(
             config, generator, tokenizer, estimator, config.epochs * self.steps_per_epoch, device
         )
-        self.clipped = [list(generator.parameters())]
-        if estimator.trains_tokenizer:
-            self.clipped.append(list(tokenizer.parameters()))
         # A recording can read the random numbers of the device's own generator alone.
         self.noise = torch.Generator(device=device) if device == "cpu" else default_noise(device)
         self.steps = Steps(self, step)
@@ -145,10 +142,9 @@ class Trainer:
     def update(self, batch: Batch, distinct: Tensor) -> dict[str, Tensor]:
         """What a step does on the device: it waits for nothing and reads no value back."""
         parts, soft = self.steps.losses(batch, distinct)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         parts["total"].backward()
-        for parameters in self.clipped:
-            clip_gradients(parameters, self.config.clip)
+        self.optimizer.gather()
         self.schedule.apply()
         self.optimizer.step()
         if soft is not None:

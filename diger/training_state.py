@@ -79,7 +79,7 @@ def load(
     None where there is no checkpoint of a fit with this identity (same data, settings and seed).
 
     Raises:
-        SettingError: the checkpoint cannot be read.
+        SettingError: the checkpoint cannot be read, or an earlier version wrote it.
     """
     path = folder / FILE
     if not path.exists():
@@ -90,6 +90,13 @@ def load(
         raise SettingError(f"{path} is damaged; delete it to train this cell afresh") from None
     if state["identity"] != identity:
         return None
+    if [len(group["params"]) for group in state["optimizer"]["param_groups"]] != [
+        len(group["params"]) for group in optimizer.param_groups
+    ]:
+        raise SettingError(
+            f"{path} is an earlier version's, which kept the state of the optimiser otherwise; "
+            "delete it to train this cell afresh"
+        )
     modules.load_state_dict(state["modules"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.go_to(state["schedule"])

@@ -23,7 +23,8 @@ fail() { say "error: $*"; exit 2; }
 usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "${BASH_SOURCE[0]}"; }
 
 # What benchmark.run, .experiment, .report and .speed import beyond the packages above, and what
-# that needs in turn; tests/test_offline_scripts.py compares the list with the imports.
+# that needs in turn; tests/test_offline_scripts.py compares the list with the imports. Not numba:
+# its loops are for training on a CPU, which comes to the same without them, only later.
 packages=(
   hydra-core omegaconf pooch platformdirs requests urllib3 idna certifi charset-normalizer
   filelock tqdm psutil threadpoolctl packaging

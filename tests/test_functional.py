@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 
 from benchmark.speed import batched
-from diger import functional
-from diger.dropout import keep_mask
+from diger import functional, passes
 from diger.functional import quantisation_loss, straight_through
+from diger.keep import draw_keep
 
 B, T, M, D, H, HEAD, WIDE = 3, 5, 7, 6, 2, 4, 9
 INNER = H * HEAD
+SCALE = 1 / (1 - 0.3)
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, dtype=dtype).requires_grad_()
 
 
-def mask(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return keep_mask(torch.zeros(shape, dtype=dtype), 0.3)
+def mask(*shape: int) -> Tensor:
+    return draw_keep(torch.zeros(()), shape, 0.3)
 
 
 def padding(columns: int) -> Tensor:
@@ -37,7 +38,7 @@ def self_attention(kept: bool) -> tuple[str, list[object], list[Tensor]]:
     position = numbers(1, H, T, T)
     bias = position.detach() + padding(T)
     masks = [mask(B, H, T, T), mask(B, T, D)] if kept else [None, None]
-    return "self_attention", [x, norm, qkv, o, bias, position, *masks, H], [
+    return "self_attention", [x, norm, qkv, o, bias, position, *masks, SCALE if kept else 1.0, H], [
         x, norm, qkv, o, position
     ]  # fmt: skip
 
@@ -46,7 +47,8 @@ def cross_attention(kept: bool) -> tuple[str, list[object], list[Tensor]]:
     x, memory, norm = numbers(B, T, D), numbers(B, M, D), numbers(D)
     weights = [numbers(INNER, D) for _ in "qkv"] + [numbers(D, INNER)]
     masks = [mask(B, H, T, M), mask(B, T, D)] if kept else [None, None]
-    return "cross_attention", [x, memory, norm, *weights, padding(M), *masks, H], [
+    scale = SCALE if kept else 1.0
+    return "cross_attention", [x, memory, norm, *weights, padding(M), *masks, scale, H], [
         x, memory, norm, *weights
     ]  # fmt: skip
 
@@ -54,7 +56,11 @@ def cross_attention(kept: bool) -> tuple[str, list[object], list[Tensor]]:
 def feed_forward(kept: bool) -> tuple[str, list[object], list[Tensor]]:
     x, norm, wide, narrow = numbers(B, T, D), numbers(D), numbers(WIDE, D), numbers(D, WIDE)
     masks = [mask(B * T, WIDE), mask(B, T, D)] if kept else [None, None]
-    return "feed_forward", [x, norm, wide, narrow, *masks], [x, norm, wide, narrow]
+    return (
+        "feed_forward",
+        [x, norm, wide, narrow, *masks, SCALE if kept else 1.0],
+        [x, norm, wide, narrow],
+    )
 
 
 def rms_norm(kept: bool) -> tuple[str, list[object], list[Tensor]]:
@@ -75,6 +81,22 @@ def test_a_block_is_what_its_operations_make(
         out = getattr(module, name)(*arguments)
         grads = torch.autograd.grad((out * weights).sum(), leaves)
         found.append([out, *grads])
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-10, rtol=1e-9)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["[H, B, T, h]", "[B, H, T, h]"])
+def test_either_order_of_heads_is_the_same(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With masks, not keys: these would stand for other masks in another order."""
+    torch.manual_seed(0)
+    name, arguments, leaves = self_attention(True)
+    arguments[6] = (torch.rand(B, H, T, T) > 0.3).double()
+    arguments[7] = (torch.rand(B, T, D) > 0.3).double()
+    monkeypatch.setattr(functional, "heads_first", lambda weight: first)
+    found = []
+    for module in (functional, batched):
+        out = getattr(module, name)(*arguments)
+        found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
     for ours, plain in zip(*found, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-10, rtol=1e-9)
 
@@ -109,21 +131,63 @@ def test_bfloat16_products_beside_a_float32_stream(
     stream = [leaves[0], *(a for a in arguments if isinstance(a, Tensor) and a.ndim == 4)]
     cast: list[object] = []
     for a in arguments:
-        if not isinstance(a, Tensor):
+        if not isinstance(a, Tensor) or not a.is_floating_point():
             cast.append(a)
             continue
         kept = any(a is s for s in stream) or a.ndim == 1 or a.shape == (B, T, D)
         value = a.detach().clamp_min(torch.finfo(torch.float32).min)
+        if a.ndim == 2 and a.requires_grad:
+            value *= 0.3  # or scores are so large that their last bit decides between keys
         cast.append(value.to(torch.float32 if kept else torch.bfloat16).requires_grad_())
-    inputs = [a for a in cast if isinstance(a, Tensor)]
+    inputs = [a for a in cast if isinstance(a, Tensor) and a.is_floating_point()]
     out = getattr(functional, name)(*cast)
     assert out.dtype == torch.float32
     grads = torch.autograd.grad(out.sum(), inputs, allow_unused=True)
-    exact = getattr(functional, name)(*arguments)
-    torch.testing.assert_close(out, exact.float(), atol=0.3, rtol=0.1)
+    exact = getattr(functional, name)(
+        *(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in cast)
+    )
+    torch.testing.assert_close(out, exact.float(), atol=0.1, rtol=0.05)
     for tensor, grad in zip(inputs, grads, strict=True):
         assert grad is None or (grad.dtype == tensor.dtype and bool(grad.isfinite().all()))
     assert grads[0] is not None
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["dropout", "no dropout"])
+@pytest.mark.parametrize("make", [rms_norm, self_attention, cross_attention, feed_forward])
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_loops_do_what_the_operations_do_that_they_stand_for(
+    make: Callable[[bool], tuple[str, list[object], list[Tensor]]],
+    kept: bool,
+    products: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert passes.loops_for(torch.zeros(1)) is not None
+    torch.manual_seed(0)
+    name, arguments, _ = make(kept)
+    weight_of = {
+        "self_attention": (2, 3),
+        "cross_attention": (1, 3, 4, 5, 6),
+        "feed_forward": (2, 3),
+    }
+    given: list[object] = []
+    for i, a in enumerate(arguments):
+        if not isinstance(a, Tensor) or not a.is_floating_point():
+            given.append(a)
+            continue
+        lowest = torch.finfo(torch.float32).min
+        product = i in weight_of.get(name, ())
+        value = a.detach().clamp_min(lowest).to(products if product else torch.float32)
+        given.append(value.requires_grad_(a.requires_grad))
+    leaves = [a for a in given if isinstance(a, Tensor) and a.requires_grad]
+    found = []
+    for loops in (True, False):
+        if not loops:
+            monkeypatch.setattr(passes, "loops_for", lambda *_: None)
+        out = getattr(functional, name)(*given)
+        found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    atol, rtol = (1e-3, 1e-4) if products == torch.float32 else (0.5, 0.05)
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, atol=atol, rtol=rtol)
 
 
 def test_straight_through_is_hard_forward_and_soft_backward() -> None:

@@ -20,7 +20,7 @@ from diger.checks import SettingError
 from diger.decode import DecodeConfig
 from diger.generator import Generator
 from diger.graphs import Graphs, start_state
-from diger.optimizer import Schedule, TrainConfig
+from diger.optimizer import FlatAdamW, Schedule, TrainConfig
 from diger.rqvae import RQVAE, RQVAEConfig
 from diger.semantic_ids import add_suffix
 from diger.seq2seq import ModelConfig
@@ -301,8 +301,7 @@ def blind_device(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(  # it has no generator to draw with, and no fused optimiser
         diger.estimators, "sample_gumbel", lambda like, generator: torch.randn_like(like)
     )
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
-    monkeypatch.setattr("diger.trainer.clip_gradients", torch.nn.utils.clip_grad_norm_)
+    monkeypatch.setattr(FlatAdamW, "step", lambda self: None)
     return "meta"
 
 

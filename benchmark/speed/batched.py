@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from benchmark.execution import Execution
 from benchmark.speed.target import Target, subject, wait_for
-from diger import functional
+from diger import functional, passes
 from diger.generator import Batch, Generator
+from diger.keep import mask
 from diger.trainer import Trainer
 
 COUNTS = {"cpu": (1, 2, 4), "cuda": (1, 4, 8)}
 WARM_UP = 3
-EPSILON = functional.EPSILON
+EPSILON = passes.EPSILON
 
 
 class Loss(nn.Module):
@@ -121,42 +122,42 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 def self_attention(
     x: Tensor, norm: Tensor, qkv: Tensor, o: Tensor, bias: Tensor, position: Tensor,
-    keep_weights: Tensor | None, keep_out: Tensor | None, heads: int,
+    keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
 ) -> Tensor:  # fmt: skip
     b, t, _ = x.shape
     q, k, v = (rms_norm(x, norm) @ qkv.T).view(b, t, 3, heads, -1).permute(2, 0, 3, 1, 4)
     scores = q @ k.transpose(-1, -2) + bias + (position - position.detach())
-    weights = _kept(scores.softmax(-1), keep_weights)
+    weights = _kept(scores.softmax(-1), keep_weights, scale)
     read = (weights @ v).transpose(1, 2).reshape(b, t, -1)
-    return x + _kept(read @ o.T, keep_out)
+    return x + _kept(read @ o.T, keep_out, scale)
 
 
 def cross_attention(
     x: Tensor, memory: Tensor, norm: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor,
-    bias: Tensor, keep_weights: Tensor | None, keep_out: Tensor | None, heads: int,
+    bias: Tensor, keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
 ) -> Tensor:  # fmt: skip
     b, t, _ = x.shape
     query, key, value = (
         (y @ w.T).view(b, y.shape[1], heads, -1).transpose(1, 2)
         for y, w in ((rms_norm(x, norm), q), (memory, k), (memory, v))
     )
-    weights = _kept((query @ key.transpose(-1, -2) + bias).softmax(-1), keep_weights)
+    weights = _kept((query @ key.transpose(-1, -2) + bias).softmax(-1), keep_weights, scale)
     read = (weights @ value).transpose(1, 2).reshape(b, t, -1)
-    return x + _kept(read @ o.T, keep_out)
+    return x + _kept(read @ o.T, keep_out, scale)
 
 
 def feed_forward(
     x: Tensor, norm: Tensor, wide: Tensor, narrow: Tensor,
-    keep_hidden: Tensor | None, keep_out: Tensor | None,
+    keep_hidden: Tensor | None, keep_out: Tensor | None, scale: float,
 ) -> Tensor:  # fmt: skip
     hidden = (rms_norm(x, norm) @ wide.T).relu()
     if keep_hidden is not None:
-        hidden = hidden * keep_hidden.view_as(hidden)
-    return x + _kept(hidden @ narrow.T, keep_out)
+        hidden = _kept(hidden, keep_hidden, scale)
+    return x + _kept(hidden @ narrow.T, keep_out, scale)
 
 
-def _kept(y: Tensor, keep: Tensor | None) -> Tensor:
-    return y if keep is None else y * keep
+def _kept(y: Tensor, keep: Tensor | None, scale: float) -> Tensor:
+    return y if keep is None else y * mask(y, keep, scale) * scale
 
 
 COMPOSED = (rms_norm, self_attention, cross_attention, feed_forward)

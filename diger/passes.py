@@ -1,0 +1,128 @@
+"""The passes over memory of a step's blocks: in one loop of ``diger.loops`` where there is one, as
+torch's operations otherwise, to the same result but for rounding.
+
+What dropout keeps, and its ``scale``, are as in ``diger.keep``.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diger.keep import cut, mask
+
+EPSILON = 1e-6
+
+
+def loops_for(
+    x: Tensor, keep: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> ModuleType | None:
+    """``diger.loops`` if it has what can be done with x: only on a CPU, and not where torch looks
+    at operations in place of running them."""
+    if x.device.type != "cpu" or x.dtype != dtype or torch.compiler.is_compiling():
+        return None
+    if keep is not None and keep.dtype != torch.int64:
+        return None
+    return _loops()
+
+
+@functools.cache
+def _loops() -> ModuleType | None:
+    try:
+        from diger import loops
+    except (ImportError, RuntimeError):
+        # A GPU node may do without numba; and numba does not load where it finds no folder to keep
+        # what it has compiled.
+        return None
+    return loops
+
+
+def normed_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x over its root mean square, and what it was multiplied with [..., 1]."""
+    if (loops := loops_for(x)) is not None:
+        x = x.detach().contiguous()
+        normed, scale = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
+        rows, width = normed.view(-1, x.shape[-1]).numpy(), x.shape[-1]
+        loops.norm(x.view(-1, width).numpy(), rows, scale.view(-1).numpy(), EPSILON)
+        return normed, scale
+    mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1])
+    scale = mean.add_(EPSILON).rsqrt_()
+    return x * scale, scale
+
+
+def norm_backward(inner: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+    """The gradient at x over ``scale``, given the one at the normed x, in whose place it is."""
+    along = (inner * normed).sum(-1, keepdim=True).mul_(-1 / normed.shape[-1])
+    return inner.addcmul_(normed, along)
+
+
+def add_normed_backward(residual: Tensor, inner: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+    """residual plus the gradient at x, given that at the normed x, which goes; all [N, d], scale
+    [N, 1]."""
+    if (loops := loops_for(residual)) is None:
+        return torch.addcmul(residual, norm_backward(inner, normed, scale), scale)
+    out, residual = torch.empty_like(inner), residual.contiguous()
+    given = (inner, normed, scale.view(-1), residual, out)
+    loops.norm_back(*(tensor.numpy() for tensor in given))
+    return out
+
+
+def kept(x: Tensor, keep: Tensor | None, scale: float, factor: float = 1.0) -> Tensor:
+    """x, times factor where it is kept, else 0."""
+    if keep is None:
+        return x
+    if (loops := loops_for(x, keep)) is None:
+        found = x * mask(x, keep, scale)
+        return found if factor == 1 else found.mul_(factor)
+    x = x.detach().contiguous()
+    out = torch.empty_like(x)
+    loops.drop(x.numpy(), out.numpy(), int(keep), cut(scale), factor)
+    return out
+
+
+def add_kept(x: Tensor, y: Tensor, keep: Tensor | None, scale: float, factor: float) -> Tensor:
+    """x + y, this times factor where it is kept, else 0. x may be of a wider type than y."""
+    if keep is None:
+        return x + y
+    if (loops := loops_for(x, keep)) is None:
+        return torch.addcmul(x, y.to(x.dtype), mask(x, keep, scale), value=factor)
+    x, y = x.detach().contiguous(), y.to(x.dtype).contiguous()
+    out = torch.empty_like(x)
+    loops.drop_add(x.numpy(), y.numpy(), out.numpy(), int(keep), cut(scale), factor)
+    return out
+
+
+#: Of a type, its bits as a type that can be viewed as unsigned, and those of -0 and of infinity.
+BITS = {
+    torch.float32: (torch.int32, np.uint32, 0x80000000, 0x7F800000),
+    torch.bfloat16: (torch.int16, np.uint16, 0x8000, 0x7F80),
+}
+
+
+def relu_kept_(x: Tensor, keep: Tensor | None, scale: float) -> Tensor:
+    """In place, x where it is above 0 and kept, else 0."""
+    if keep is None:
+        return x.relu_()
+    if x.dtype not in BITS or (loops := loops_for(x, keep, x.dtype)) is None:
+        return x.relu_().mul_(mask(x, keep, scale))
+    whole, unsigned, sign, infinity = BITS[x.dtype]
+    bits = x.detach().view(whole).numpy().view(unsigned)
+    loops.relu_drop(bits, sign, infinity, int(keep), cut(scale))
+    return x
+
+
+def softmax_backward(d_kept: Tensor, weights: Tensor, keep: Tensor | None, scale: float) -> Tensor:
+    """The gradient at the scores, given that at the weights behind their dropout, which goes."""
+    d_kept = d_kept.view_as(weights).to(weights.dtype)
+    if keep is None:
+        return torch._softmax_backward_data(d_kept, weights, -1, weights.dtype)
+    if (loops := loops_for(weights, keep)) is None:
+        d_kept = d_kept.mul_(mask(weights, keep, scale))
+        return torch._softmax_backward_data(d_kept, weights, -1, weights.dtype)
+    grad, rows = (x.view(-1, x.shape[-1]).numpy() for x in (d_kept, weights))
+    loops.softmax_back(grad, rows, int(keep), cut(scale))
+    return d_kept
