@@ -61,7 +61,7 @@ class SoftCodes(NamedTuple):
 def sample_gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
     """Gumbel(0, 1) noise of the shape of ``like``: -log(-log U)."""
     uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-    return -(-uniform.clamp(1e-20, 1 - 1e-7).log()).log()
+    return uniform.clamp_(1e-20, 1 - 1e-7).log_().neg_().log_().neg_()
 
 
 class Estimator(nn.Module):

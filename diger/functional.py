@@ -256,7 +256,7 @@ class FeedForward(torch.autograd.Function):
         rows = _dropped(grad, keep_out, ctx.scale, narrow.dtype)
         d_hidden = rows @ _scaled(narrow, ctx.scale)
         # What was dropped is zero in hidden, as what relu cut off is, and gets no gradient either.
-        d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden, 0)
+        torch.ops.aten.threshold_backward.grad_input(d_hidden, hidden, 0, grad_input=d_hidden)
         d_x, d_norm, d_wide = _project_backward(d_hidden, grad, tuple(saved), norm, wide)
         return d_x, d_norm, d_wide, _scaled(rows.T @ hidden, ctx.scale), None, None, None
 
