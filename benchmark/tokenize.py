@@ -6,8 +6,9 @@ given, and the method one with semantic IDs. ``method.tokenizer.kind=rq-kmeans``
 ``method.tokenizer.checkpoint=NAME`` choose other tokenizers. What is trained here is in the cache
 for every run with the same settings, and the other way round; an interrupted training goes on.
 
-Prints use, entropy, perplexity and balance of every level and the collisions, for IDs by the
-nearest code (argmin) and by balanced assignment (sinkhorn), and writes to
+Prints use, entropy, perplexity and balance of every level, the collisions, and how often items that
+belong together share codes, for IDs by the nearest code (argmin) and by balanced assignment
+(sinkhorn), and writes to
 ``<reports>/tokenizers/<dataset>/<method>/<config hash>/seed=<s>/`` a heat map (codes.png, .pdf),
 the semantic IDs of both (sids-argmin.npy, sids-sinkhorn.npy) and statistics.json.
 """
@@ -29,6 +30,7 @@ from benchmark.config import Settings, build_method, compose_config, settings_fr
 from benchmark.data.prepare import Prepared
 from benchmark.errors import UserError
 from benchmark.guard import guard
+from benchmark.likeness import likeness, likeness_table
 from benchmark.recommender import BenchmarkData, Run
 from benchmark.report.code_map import code_maps, use_facts, use_of, use_table
 from benchmark.report.codes import CodeUse
@@ -84,6 +86,7 @@ class Tokenized:
         facts: how it came about. seconds: it took here, to train, to find or to wait for it.
         own: the method's own rule of assignment.
         codes: int32 [N, m] by rule. sids: int32 [N, m + 1] by rule, where the suffix has room.
+        likeness: by rule; see ``benchmark.likeness``.
         notes: what could not be had.
     """
 
@@ -94,6 +97,7 @@ class Tokenized:
     codebook_size: int
     codes: Mapping[str, NDArray[np.int32]]
     sids: Mapping[str, NDArray[np.int32]]
+    likeness: Mapping[str, Mapping[str, list[float]]]
     notes: Sequence[str]
 
     @property
@@ -132,7 +136,8 @@ def tokenize(settings: Settings) -> tuple[Prepared, Tokenized]:
             notes.append(f"no semantic IDs by {rule}: {error}")
     return prepared, Tokenized(
         type(tokenizer).__name__, dict(tokenizer.facts), seconds, tokenizer.assignment,
-        method.codebook_size, codes, sids, notes,
+        method.codebook_size, codes, sids,
+        likeness(codes, prepared.data.embeddings, prepared.data.split), notes,
     )  # fmt: skip
 
 
@@ -145,6 +150,8 @@ def lines(settings: Settings, made: Tokenized) -> list[str]:
         f"{_training(made)}",
         "",
         *use_table(made.uses, made.own),
+        "",
+        *likeness_table(made.likeness),
     ]
     return text + [f"note: {note}" for note in made.notes]
 
@@ -183,7 +190,10 @@ def write(settings: Settings, prepared: Prepared, made: Tokenized, command: str)
         "codebook_size": made.codebook_size,
         "assignment": made.own,
         "training": made.facts,
-        "assignments": {rule: use_facts(use) for rule, use in uses.items()},
+        "assignments": {
+            rule: use_facts(use) | {"shared_prefixes": made.likeness[rule]}
+            for rule, use in uses.items()
+        },
         "versions": provenance.versions(),
         "command": command,
     }
