@@ -85,8 +85,8 @@ def test_table_files_and_figure(kind: str, tmp_path: Path, data_cache: Path) -> 
             shares = [
                 stated["shared_prefixes"][of][level] for of in ("nearest", "following", "random")
             ]
-            row = (rule, str(level + 1), *(f"{share:.4f}" for share in shares))
-            assert row in [tuple(line.split()) for line in text]
+            shared = (rule, str(level + 1), *(f"{share:.4f}" for share in shares))
+            assert shared in [tuple(line.split()) for line in text]
         assert stated["shared_prefixes"]["nearest"][0] > 2 / 32  # twice what chance would bring
         (line,) = (line for line in text if re.match(rf"{rule} .*%", line))
         assert line.split()[1] == f"{distinct:,}"
