@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_fit_is_not_continued(
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_the_best_epoch_is_kept(kind: type[RecBoleMethod], tmp_path: Path) -> None:
-    wild: dict[str, Any] = {"epochs": 12, "learning_rate": 0.3, "stopping_step": 20}
+    wild: dict[str, Any] = {"epochs": 16, "learning_rate": 0.5, "stopping_step": 20}
     method = fitted(kind, planted(), tmp_path, **wild)
     curve = [row["valid/ndcg@10"] for row in logged(tmp_path)]
     assert curve[-1] < max(curve)
