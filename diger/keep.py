@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# What is compiled of diger.loops has these in it and is kept until that file changes: change both.
 LOW = 0xFFFFFFFF
 FIRST, SECOND, THIRD = 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB
 

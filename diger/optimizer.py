@@ -115,8 +115,8 @@ class FlatAdamW(torch.optim.AdamW):
     """AdamW over groups that each lie in one tensor, of which their parameters are views.
 
     The models are some sixty tensors of a few thousand numbers: to clip and update each apart costs
-    a CPU more in calls than in arithmetic. What it computes is AdamW's, number by number; a
-    parameter that has no gradient counts as one whose gradient is zero.
+    a CPU more in calls than in arithmetic. Each number moves as AdamW moves it, but a parameter that
+    has no gradient is not left out: it counts as one whose gradient is zero.
 
     Args:
         groups: as of any optimiser, and for each ``clip``, the Euclidean length that its gradient
@@ -141,11 +141,14 @@ class FlatAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Take the gradients of the parameters over, each group's clipped; ``step`` uses these."""
+        """Take the gradients of the parameters over, each group's clipped; ``step`` uses these, and
+        the parameters have none any more."""
         for group, parts in zip(self.param_groups, self.parts, strict=True):
             (whole,) = group["params"]
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parts]
             whole.grad = torch.cat([grad.flatten() for grad in grads])
+            for parameter in parts:
+                parameter.grad = None
             if group["clip"] is not None:
                 length = torch.linalg.vector_norm(whole.grad)
                 whole.grad.mul_((group["clip"] / (length + 1e-6)).clamp_max(1.0))
