@@ -115,8 +115,8 @@ class FlatAdamW(torch.optim.AdamW):
     """AdamW over groups that each lie in one tensor, of which their parameters are views.
 
     The models are some sixty tensors of a few thousand numbers: to clip and update each apart costs
-    a CPU more in calls than in arithmetic. Each number moves as AdamW moves it, but a parameter that
-    has no gradient is not left out: it counts as one whose gradient is zero.
+    a CPU more in calls than in arithmetic. Each number moves as AdamW moves it, but a parameter
+    that has no gradient is not left out: it counts as one whose gradient is zero.
 
     Args:
         groups: as of any optimiser, and for each ``clip``, the Euclidean length that its gradient
