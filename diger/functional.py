@@ -49,25 +49,28 @@ class RMSNorm(torch.autograd.Function):
         return norm_backward(grad * weight, normed, scale).mul_(scale), by_weight
 
 
-class Projected(NamedTuple):
-    """A normed residual stream times a weight, and what its way back needs.
+class Folded(NamedTuple):
+    """A normed residual stream and the weight that it meets, as the way back needs them.
 
-    out: [N, O]. weight: [O, d], the norm's weight folded in. normed: [N, d] in the type of the
-    product. exact: the same in the type of x. scale: [N, 1].
+    weight: [O, d], the norm's weight folded in. normed: [N, d] in the type of the product. exact:
+    the same in the type of x. scale: [N, 1].
     """
 
-    out: Tensor
     weight: Tensor
     normed: Tensor
     exact: Tensor
     scale: Tensor
 
 
-def _project(x: Tensor, norm: Tensor, weight: Tensor) -> Projected:
+def _fold(x: Tensor, norm: Tensor, weight: Tensor) -> Folded:
     exact, scale = normed_rows(x.flatten(0, -2))
-    folded = weight * norm.to(weight.dtype)
-    normed = exact.to(weight.dtype)
-    return Projected(normed @ folded.T, folded, normed, exact, scale)
+    return Folded(weight * norm.to(weight.dtype), exact.to(weight.dtype), exact, scale)
+
+
+def _project(x: Tensor, norm: Tensor, weight: Tensor) -> tuple[Tensor, Folded]:
+    """The normed stream times the weight, [N, O], and what that came from."""
+    folded = _fold(x, norm, weight)
+    return folded.normed @ folded.weight.T, folded
 
 
 def _project_backward(
@@ -115,19 +118,17 @@ class SelfAttention(torch.autograd.Function):
         keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
     ) -> Tensor:  # fmt: skip
         order = Order(len(x), heads, heads_first(qkv))
-        exact, by = normed_rows(x.flatten(0, -2))
-        folded, normed = qkv * norm.to(qkv.dtype), exact.to(qkv.dtype)
-        apart = order.apart(normed, folded, 3)
+        folded = _fold(x, norm, qkv)
+        apart = order.apart(folded.normed, folded.weight, 3)
         q, k, v = apart
-        bias, keep_weights = order.of_scores(bias), order.of_keep(keep_weights)
+        bias, keep_weights = order.swapped(bias), order.of_keep(keep_weights)
         scores = order.unflatten(torch.bmm(q, k.transpose(1, 2)))
         weights = scores.to(bias.dtype).add_(bias).softmax(-1)
         read_by = kept(weights, keep_weights, scale).to(q.dtype).flatten(0, 1)
         read = order.together(torch.bmm(read_by, v)[None])
         ctx.save_for_backward(
-            norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out, folded, normed,
-            exact, by,
-        )  # fmt: skip
+            norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out, *folded
+        )
         ctx.order, ctx.scale = order, scale
         return _added(x, times(read, o.T), keep_out, scale)
 
@@ -149,7 +150,7 @@ class SelfAttention(torch.autograd.Function):
         together = ctx.order.together(moved)
         d_x, d_norm, d_qkv = _project_backward(together, grad, tuple(saved), norm, qkv)
         d_o = _scaled(gram(read, rows).T, ctx.scale)
-        d_position = ctx.order.of_scores(d_scores).sum(0, keepdim=True)
+        d_position = ctx.order.swapped(d_scores).sum(0, keepdim=True)
         return d_x, d_norm, d_qkv, d_o, None, d_position, None, None, None, None
 
 
@@ -174,8 +175,8 @@ class CrossAttention(torch.autograd.Function):
         heads: int,
     ) -> Tensor:  # fmt: skip
         b, t, d = x.shape
-        project = _project(x, norm, q)
-        query = project.out.view(b * t, heads, -1).transpose(0, 1)  # [H, B T, h]
+        out, folded = _project(x, norm, q)
+        query = out.view(b * t, heads, -1).transpose(0, 1)  # [H, B T, h]
         by_key, by_value = (w.view(heads, -1, d) for w in (k, v))  # [H, h, d]
         asked = _by_row(torch.bmm(query, by_key), b)  # [B, H T, d]
         scores = torch.bmm(asked, memory.transpose(1, 2)).view(b, heads, t, -1)
@@ -185,7 +186,7 @@ class CrossAttention(torch.autograd.Function):
         read = torch.bmm(seen, by_value.transpose(1, 2)).transpose(0, 1).reshape(b * t, -1)
         ctx.save_for_backward(
             memory, norm, q, k, v, o, query, asked, weights, read_by, seen, read,
-            keep_weights, keep_out, *project[1:],
+            keep_weights, keep_out, *folded,
         )  # fmt: skip
         ctx.scale = scale
         return _added(x, read @ o.T, keep_out, scale)
@@ -243,9 +244,9 @@ class FeedForward(torch.autograd.Function):
         ctx: Any, x: Tensor, norm: Tensor, wide: Tensor, narrow: Tensor,
         keep_hidden: Tensor | None, keep_out: Tensor | None, scale: float,
     ) -> Tensor:  # fmt: skip
-        project = _project(x, norm, wide)
-        hidden = relu_kept_(project.out, keep_hidden, scale)
-        ctx.save_for_backward(norm, wide, narrow, hidden, keep_out, *project[1:])
+        out, folded = _project(x, norm, wide)
+        hidden = relu_kept_(out, keep_hidden, scale)
+        ctx.save_for_backward(norm, wide, narrow, hidden, keep_out, *folded)
         ctx.scale = scale
         return _added(x, hidden @ narrow.T, keep_out, scale)
 

@@ -49,13 +49,14 @@ class Order(NamedTuple):
         both = (self.heads, self.b) if self.first else (self.b, self.heads)
         return scores.unflatten(0, both)
 
-    def of_scores(self, x: Tensor) -> Tensor:
-        """[B or 1, H, T, T] from there to here, or from here to there."""
+    def swapped(self, x: Tensor) -> Tensor:
+        """[B or 1, H, T, T] in this order, or back again: rows and heads change places if heads
+        come first."""
         return x.transpose(0, 1) if self.first else x
 
     def of_keep(self, keep: Tensor | None) -> Tensor | None:
         """The same of a mask. A key is a key in any order."""
-        return keep if keep is None or keep.ndim == 1 else self.of_scores(keep)
+        return keep if keep is None or keep.ndim == 1 else self.swapped(keep)
 
 
 def times(y: Tensor, weight: Tensor) -> Tensor:

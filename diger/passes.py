@@ -42,7 +42,7 @@ def _loops() -> ModuleType | None:
 
 
 def normed_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x over its root mean square, and what it was multiplied with [..., 1]."""
+    """x [..., d] over its root mean square, and what it was multiplied with [..., 1]."""
     if (loops := loops_for(x)) is not None:
         x = x.detach().contiguous()
         normed, scale = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
@@ -55,7 +55,8 @@ def normed_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def norm_backward(inner: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
-    """The gradient at x over ``scale``, given the one at the normed x, in whose place it is."""
+    """The gradient at x [..., d] over ``scale``, given the one at the normed x, in whose place it
+    is."""
     along = (inner * normed).sum(-1, keepdim=True).mul_(-1 / normed.shape[-1])
     return inner.addcmul_(normed, along)
 
@@ -116,7 +117,8 @@ def relu_kept_(x: Tensor, keep: Tensor | None, scale: float) -> Tensor:
 
 
 def softmax_backward(d_kept: Tensor, weights: Tensor, keep: Tensor | None, scale: float) -> Tensor:
-    """The gradient at the scores, given that at the weights behind their dropout, which goes."""
+    """The gradient at the scores, in the shape of ``weights`` [..., T], given that at the weights
+    behind their dropout, which goes; its shape may be flatter."""
     d_kept = d_kept.view_as(weights).to(weights.dtype)
     if keep is None:
         return torch._softmax_backward_data(d_kept, weights, -1, weights.dtype)
