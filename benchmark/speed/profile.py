@@ -43,7 +43,7 @@ def profiled(what: str, device: str, run: Callable[[], Any], times: int) -> dict
     wait_for(device)
     wall = time.perf_counter() - started
     kind = ProfilerActivity.CPU if device == "cpu" else ProfilerActivity.CUDA
-    with profile(activities=[kind]) as found:
+    with profile(activities=[kind], acc_events=True) as found:
         for _ in range(times):
             run()
         wait_for(device)
@@ -72,7 +72,11 @@ def of_training(target: Target, device: str, threads: int, steps: int) -> Iterat
         stream = fast_steps(trainer)
         for _ in range(WARM_UP if device == "cpu" else GPU_WARM_UP):
             next(stream)()
-        yield profiled(f"{target}: a step", device, lambda: next(stream)(), steps)
+
+        def one() -> None:
+            next(stream)()
+
+        yield profiled(f"{target}: a step", device, one, steps)
         yield profiled(f"{target}: a validation", device, trainer.validate, 1)
 
 
@@ -105,9 +109,7 @@ def markdown(facts: dict[str, Any]) -> str:
         for kernel in row["most"]:
             name = kernel["name"][:NAME_WIDTH].replace("|", "\\|")
             share = kernel["ms"] / row["kernels_ms"]
-            lines.append(
-                f"| `{name}` | {kernel['count']:.1f} | {kernel['ms']:.4f} | {share:.1%} |"
-            )
+            lines.append(f"| `{name}` | {kernel['count']:.1f} | {kernel['ms']:.4f} | {share:.1%} |")
         lines.append("")
     return "\n".join(lines)
 
