@@ -1,4 +1,4 @@
-"""Dropout that is cheap on a CPU."""
+"""Dropout that is cheap."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zero each element with probability p and scale the rest by 1 / (1 - p).
 
     On a CPU, torch draws one random number per element, which costs a quarter of a training step
-    of the small models; here a key is drawn. Elsewhere this is torch's own dropout. Uses the global
-    random state either way.
+    of the small models; here a key is drawn. Where there can be none this is torch's own dropout.
+    Uses the global random state either way.
     """
     if not training or p == 0:
         return x

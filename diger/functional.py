@@ -14,6 +14,7 @@ I = H h, F hidden width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diger.heads import Order, gram, heads_first, times
+from diger.keep import kernels_for
 from diger.passes import (
+    EPSILON,
     add_kept,
     add_normed_backward,
     kept,
@@ -29,6 +32,7 @@ from diger.passes import (
     normed_rows,
     relu_kept_,
     softmax_backward,
+    softmax_kept,
 )
 
 
@@ -49,11 +53,13 @@ class RMSNorm(torch.autograd.Function):
         return norm_backward(grad * weight, normed, scale).mul_(scale), by_weight
 
 
-class Folded(NamedTuple):
+class Met(NamedTuple):
     """A normed residual stream and the weight that it meets, as the way back needs them.
 
-    weight: [O, d], the norm's weight folded in. normed: [N, d] in the type of the product. exact:
-    the same in the type of x. scale: [N, 1].
+    weight: [O, d], and normed: [N, d], whose product it is, in its type; the norm's own weight is
+    folded into the first, or on a GPU, where the norm is one kernel, multiplied into the second.
+    exact: what the norm's way back reads, [N, d] in the type of x: x normed, on a GPU x itself.
+    scale: [N, 1].
     """
 
     weight: Tensor
@@ -62,15 +68,23 @@ class Folded(NamedTuple):
     scale: Tensor
 
 
-def _fold(x: Tensor, norm: Tensor, weight: Tensor) -> Folded:
-    exact, scale = normed_rows(x.flatten(0, -2))
-    return Folded(weight * norm.to(weight.dtype), exact.to(weight.dtype), exact, scale)
+def _meet(x: Tensor, norm: Tensor, weight: Tensor) -> Met:
+    rows = x.flatten(0, -2)
+    if (kernels := kernels_for(x)) is not None:
+        rows = rows.contiguous()
+        return Met(weight, *_pair(kernels.norm(rows, norm, EPSILON, weight.dtype), rows))
+    exact, scale = normed_rows(rows)
+    return Met(weight * norm.to(weight.dtype), exact.to(weight.dtype), exact, scale)
 
 
-def _project(x: Tensor, norm: Tensor, weight: Tensor) -> tuple[Tensor, Folded]:
+def _pair(found: tuple[Tensor, Tensor], between: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return found[0], between, found[1]
+
+
+def _project(x: Tensor, norm: Tensor, weight: Tensor) -> tuple[Tensor, Met]:
     """The normed stream times the weight, [N, O], and what that came from."""
-    folded = _fold(x, norm, weight)
-    return folded.normed @ folded.weight.T, folded
+    met = _meet(x, norm, weight)
+    return met.normed @ met.weight.T, met
 
 
 def _project_backward(
@@ -78,12 +92,15 @@ def _project_backward(
     norm: Tensor, weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients at x (with that of the residual stream around the block), norm and weight."""
-    folded, normed, exact, scale = saved
-    by_folded = gram(grad_out, normed)
-    inner = times(grad_out, folded).to(exact.dtype)
-    d_x = add_normed_backward(residual.flatten(0, -2), inner, exact, scale)
-    d_norm = (by_folded * weight).sum(0).to(norm.dtype)
-    return d_x.view_as(residual), d_norm, by_folded * norm.to(weight.dtype)
+    met, normed, exact, scale = saved
+    by_met = gram(grad_out, normed)
+    inner, around = times(grad_out, met), residual.flatten(0, -2)
+    if (kernels := kernels_for(residual)) is not None:
+        d_x, d_norm = kernels.norm_back(around.contiguous(), inner, exact, norm, scale)
+        return d_x.view_as(residual), d_norm, by_met
+    d_x = add_normed_backward(around, inner.to(exact.dtype), exact, scale)
+    d_norm = (by_met * weight).sum(0).to(norm.dtype)
+    return d_x.view_as(residual), d_norm, by_met * norm.to(weight.dtype)
 
 
 def _added(x: Tensor, y_Nxd: Tensor, keep: Tensor | None, scale: float) -> Tensor:
@@ -92,13 +109,9 @@ def _added(x: Tensor, y_Nxd: Tensor, keep: Tensor | None, scale: float) -> Tenso
 
 
 def _dropped(grad: Tensor, keep: Tensor | None, scale: float, dtype: torch.dtype) -> Tensor:
-    """What of the gradient reaches a block behind its dropout, not yet scaled, as rows."""
-    return kept(grad, keep, scale).flatten(0, -2).to(dtype)
-
-
-def _scaled(weight: Tensor, scale: float) -> Tensor:
-    """Times the scales of both of a block's masks."""
-    return weight if scale == 1 else weight * (scale * scale)
+    """What of the gradient reaches a block behind its dropout, times the scales of both of its
+    masks, as rows."""
+    return kept(grad, keep, scale, scale * scale, dtype).flatten(0, -2)
 
 
 class SelfAttention(torch.autograd.Function):
@@ -117,29 +130,48 @@ class SelfAttention(torch.autograd.Function):
         ctx: Any, x: Tensor, norm: Tensor, qkv: Tensor, o: Tensor, bias: Tensor, position: Tensor,
         keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
     ) -> Tensor:  # fmt: skip
+        kernels, t = kernels_for(x), x.shape[1]
+        ctx.scale, ctx.heads = scale, heads
+        ctx.fused = kernels is not None and kernels.attends(qkv, t, o.shape[1] // heads)
+        if kernels is not None and ctx.fused:
+            out, met = _project(x, norm, qkv)
+            read = kernels.attend(out, bias, keep_weights, scale, heads)
+            ctx.save_for_backward(norm, qkv, o, out, bias, read, keep_weights, keep_out, *met)
+            return _added(x, read @ o.T, keep_out, scale)
         order = Order(len(x), heads, heads_first(qkv))
-        folded = _fold(x, norm, qkv)
-        apart = order.apart(folded.normed, folded.weight, 3)
+        met = _meet(x, norm, qkv)
+        apart = order.apart(met.normed, met.weight, 3)
         q, k, v = apart
         bias, keep_weights = order.swapped(bias), order.of_keep(keep_weights)
         scores = order.unflatten(torch.bmm(q, k.transpose(1, 2)))
-        weights = scores.to(bias.dtype).add_(bias).softmax(-1)
-        read_by = kept(weights, keep_weights, scale).to(q.dtype).flatten(0, 1)
+        weights, read_by = softmax_kept(scores, bias, keep_weights, scale)
+        read_by = read_by.flatten(0, 1)
         read = order.together(torch.bmm(read_by, v)[None])
         ctx.save_for_backward(
-            norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out, *folded
+            norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out, *met
         )
-        ctx.order, ctx.scale = order, scale
+        ctx.order = order
         return _added(x, times(read, o.T), keep_out, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.fused:
+            norm, qkv, o, out, bias, read, keep_weights, keep_out, *saved = ctx.saved_tensors
+            rows, kernels = _dropped(grad, keep_out, ctx.scale, out.dtype), kernels_for(grad)
+            assert kernels is not None
+            moved, by_score = kernels.attend_back(
+                rows @ o, out, bias, keep_weights, ctx.scale, ctx.heads
+            )
+            d_x, d_norm, d_qkv = _project_backward(moved, grad, tuple(saved), norm, qkv)
+            d_position = by_score.sum(0, keepdim=True, dtype=bias.dtype)
+            d_o = rows.T @ read
+            return d_x, d_norm, d_qkv, d_o, None, d_position, None, None, None, None
         (norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out,
          *saved) = ctx.saved_tensors  # fmt: skip
         q, k, v = apart
         rows = _dropped(grad, keep_out, ctx.scale, q.dtype)
-        (d_read,) = ctx.order.apart(rows, _scaled(o, ctx.scale).T, 1)
+        (d_read,) = ctx.order.apart(rows, o.T, 1)
         moved = torch.empty_like(apart)
         torch.bmm(read_by.transpose(1, 2), d_read, out=moved[2])
         d_kept = torch.bmm(d_read, v.transpose(1, 2))
@@ -149,8 +181,8 @@ class SelfAttention(torch.autograd.Function):
         torch.bmm(flat.transpose(1, 2), q, out=moved[1])
         together = ctx.order.together(moved)
         d_x, d_norm, d_qkv = _project_backward(together, grad, tuple(saved), norm, qkv)
-        d_o = _scaled(gram(read, rows).T, ctx.scale)
-        d_position = ctx.order.swapped(d_scores).sum(0, keepdim=True)
+        d_o = gram(read, rows).T
+        d_position = ctx.order.swapped(d_scores).sum(0, keepdim=True, dtype=weights.dtype)
         return d_x, d_norm, d_qkv, d_o, None, d_position, None, None, None, None
 
 
@@ -175,20 +207,29 @@ class CrossAttention(torch.autograd.Function):
         heads: int,
     ) -> Tensor:  # fmt: skip
         b, t, d = x.shape
-        out, folded = _project(x, norm, q)
+        out, met = _project(x, norm, q)
         query = out.view(b * t, heads, -1).transpose(0, 1)  # [H, B T, h]
         by_key, by_value = (w.view(heads, -1, d) for w in (k, v))  # [H, h, d]
-        asked = _by_row(torch.bmm(query, by_key), b)  # [B, H T, d]
+        asked = torch.bmm(query, by_key)  # [H, B T, d]
+        ctx.scale, kernels = scale, kernels_for(x)
+        ctx.fused = kernels is not None and kernels.asks(memory, heads, t)
+        if kernels is not None and ctx.fused:
+            seen = kernels.ask(asked, memory, bias, keep_weights, scale)
+            read = _beside(torch.bmm(seen, by_value.transpose(1, 2)))
+            ctx.save_for_backward(
+                memory, norm, q, k, v, o, query, asked, bias, bias, seen, read,
+                keep_weights, keep_out, *met,
+            )  # fmt: skip
+            return _added(x, read @ o.T, keep_out, scale)
+        asked = _by_row(asked, b)  # [B, H T, d]
         scores = torch.bmm(asked, memory.transpose(1, 2)).view(b, heads, t, -1)
-        weights = scores.to(bias.dtype).add_(bias).softmax(-1)
-        read_by = kept(weights, keep_weights, scale).to(memory.dtype)
+        weights, read_by = softmax_kept(scores, bias, keep_weights, scale)
         seen = _by_head(torch.bmm(read_by.flatten(1, 2), memory), heads)  # [H, B T, d]
-        read = torch.bmm(seen, by_value.transpose(1, 2)).transpose(0, 1).reshape(b * t, -1)
+        read = _beside(torch.bmm(seen, by_value.transpose(1, 2)))
         ctx.save_for_backward(
             memory, norm, q, k, v, o, query, asked, weights, read_by, seen, read,
-            keep_weights, keep_out, *folded,
+            keep_weights, keep_out, *met,
         )  # fmt: skip
-        ctx.scale = scale
         return _added(x, read @ o.T, keep_out, scale)
 
     @staticmethod
@@ -196,27 +237,38 @@ class CrossAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (memory, norm, q, k, v, o, query, asked, weights, read_by, seen, read,
          keep_weights, keep_out, *saved) = ctx.saved_tensors  # fmt: skip
-        b, heads, t, _ = weights.shape
-        d = memory.shape[-1]
+        (heads, n, _), (b, _, d) = query.shape, memory.shape
         rows = _dropped(grad, keep_out, ctx.scale, memory.dtype)
-        d_read = rows @ _scaled(o, ctx.scale)
-        d_read = d_read.view(b * t, heads, -1).transpose(0, 1)  # [H, B T, h]
+        d_read = rows @ o
+        d_read = d_read.view(n, heads, -1).transpose(0, 1)  # [H, B T, h]
         d_value = torch.bmm(d_read.transpose(1, 2), seen)  # [H, h, d]
-        d_seen = _by_row(torch.bmm(d_read, v.view(heads, -1, d)), b)  # [B, H T, d]
-        d_kept = torch.bmm(d_seen, memory.transpose(1, 2))
-        d_scores = softmax_backward(d_kept, weights, keep_weights, ctx.scale)
-        flat = d_scores.flatten(1, 2).to(memory.dtype)
-        d_memory = torch.bmm(read_by.flatten(1, 2).transpose(1, 2), d_seen)
-        d_memory = torch.baddbmm(d_memory, flat.transpose(1, 2), asked)
-        d_asked = _by_head(torch.bmm(flat, memory), heads)  # [H, B T, d]
+        d_seen = torch.bmm(d_read, v.view(heads, -1, d))  # [H, B T, d]
+        if ctx.fused:
+            kernels = kernels_for(grad)
+            assert kernels is not None
+            d_asked, d_memory = kernels.ask_back(
+                d_seen, asked, memory, weights, keep_weights, ctx.scale
+            )
+        else:
+            d_seen = _by_row(d_seen, b)  # [B, H T, d]
+            d_kept = torch.bmm(d_seen, memory.transpose(1, 2))
+            d_scores = softmax_backward(d_kept, weights, keep_weights, ctx.scale)
+            flat = d_scores.flatten(1, 2).to(memory.dtype)
+            d_memory = torch.bmm(read_by.flatten(1, 2).transpose(1, 2), d_seen)
+            d_memory = torch.baddbmm(d_memory, flat.transpose(1, 2), asked)
+            d_asked = _by_head(torch.bmm(flat, memory), heads)  # [H, B T, d]
         d_key = torch.bmm(query.transpose(1, 2), d_asked)  # [H, h, d]
-        d_query = torch.bmm(d_asked, k.view(heads, -1, d).transpose(1, 2))
-        d_query = d_query.transpose(0, 1).reshape(b * t, -1)
+        d_query = _beside(torch.bmm(d_asked, k.view(heads, -1, d).transpose(1, 2)))
         d_x, d_norm, d_q = _project_backward(d_query, grad, tuple(saved), norm, q)
         return (
             d_x, d_memory, d_norm, d_q, d_key.flatten(0, 1), d_value.flatten(0, 1),
-            _scaled(rows.T @ read, ctx.scale), None, None, None, None, None,
+            rows.T @ read, None, None, None, None, None,
         )  # fmt: skip
+
+
+def _beside(x_HxNxh: Tensor) -> Tensor:
+    """[H, N, h] -> [N, H h]"""
+    return x_HxNxh.transpose(0, 1).flatten(1)
 
 
 def _by_row(x_HxBTxd: Tensor, rows: int) -> Tensor:
@@ -244,9 +296,9 @@ class FeedForward(torch.autograd.Function):
         ctx: Any, x: Tensor, norm: Tensor, wide: Tensor, narrow: Tensor,
         keep_hidden: Tensor | None, keep_out: Tensor | None, scale: float,
     ) -> Tensor:  # fmt: skip
-        out, folded = _project(x, norm, wide)
+        out, met = _project(x, norm, wide)
         hidden = relu_kept_(out, keep_hidden, scale)
-        ctx.save_for_backward(norm, wide, narrow, hidden, keep_out, *folded)
+        ctx.save_for_backward(norm, wide, narrow, hidden, keep_out, *met)
         ctx.scale = scale
         return _added(x, hidden @ narrow.T, keep_out, scale)
 
@@ -255,11 +307,42 @@ class FeedForward(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         norm, wide, narrow, hidden, keep_out, *saved = ctx.saved_tensors
         rows = _dropped(grad, keep_out, ctx.scale, narrow.dtype)
-        d_hidden = rows @ _scaled(narrow, ctx.scale)
+        d_hidden = rows @ narrow
         # What was dropped is zero in hidden, as what relu cut off is, and gets no gradient either.
         torch.ops.aten.threshold_backward.grad_input(d_hidden, hidden, 0, grad_input=d_hidden)
         d_x, d_norm, d_wide = _project_backward(d_hidden, grad, tuple(saved), norm, wide)
-        return d_x, d_norm, d_wide, _scaled(rows.T @ hidden, ctx.scale), None, None, None
+        return d_x, d_norm, d_wide, rows.T @ hidden, None, None, None
+
+
+class Gathered(torch.autograd.Function):
+    """Matrices one below the other, and of this type, all in a few launches.
+
+    Args of forward:
+        dtype: of the outputs. numbers: of the matrices that make up each output.
+        matrices: [O, d] each, those of one output of the same d.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, dtype: torch.dtype, numbers: Sequence[int], *matrices: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.shapes, ctx.dtype = [m.shape for m in matrices], matrices[0].dtype
+        flat = torch.cat([m.flatten() for m in matrices]).to(dtype)
+        found, at, first = [], 0, 0
+        for number in numbers:
+            some = ctx.shapes[first : first + number]
+            rows, width = sum(shape[0] for shape in some), some[0][1]
+            found.append(flat[at : at + rows * width].view(rows, width))
+            at, first = at + rows * width, first + number
+        return tuple(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        flat = torch.cat([grad.flatten() for grad in grads]).to(ctx.dtype)
+        parts = flat.split([shape.numel() for shape in ctx.shapes])
+        back = (part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
+        return None, None, *back
 
 
 class StraightThrough(torch.autograd.Function):
@@ -296,6 +379,12 @@ class QuantisationLoss(torch.autograd.Function):
         share = 1 / len(apart) if weight is None else weight[:, None]
         d_e = apart * (2 * grad * share)
         return d_e, d_e * -ctx.beta if ctx.needs_input_grad[1] else None, None, None
+
+
+def gathered(dtype: torch.dtype, groups: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """The matrices of each group one below the other; see ``Gathered``."""
+    matrices = [matrix for group in groups for matrix in group]
+    return Gathered.apply(dtype, [len(group) for group in groups], *matrices)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def straight_through(soft: Tensor, codes: Tensor) -> Tensor:

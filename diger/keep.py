@@ -1,12 +1,16 @@
 """What dropout keeps.
 
-It is given by ``keep``: a mask of 0 and 1, or on a CPU a key, int64 [1], of which the mask is a
-function (``draws``). The loops of ``diger.loops`` draw it as they go; where there is no loop, the
-mask is made and multiplied with, to the same result. ``scale`` is 1 / (1 - p), p the probability of
-dropping an element.
+It is given by ``keep``: a mask of 0 and 1, or a key, int64 [1], of which the mask is a function
+(``draws``). The loops of ``diger.loops`` and the kernels of ``diger.kernels`` draw it as they go;
+where there is none, on a CPU the mask is made and multiplied with, to the same result, and a GPU
+without Triton has masks. ``scale`` is 1 / (1 - p), p the probability of dropping an element.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -20,15 +24,57 @@ FIRST, SECOND, THIRD = 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB
 
 def draw_keep(like: Tensor, shape: tuple[int, ...], p: float) -> Tensor:
     """What keeps each element of this shape with probability 1 - p, from the global random state:
-    on a CPU a key, elsewhere a mask in the type and on the device of ``like``."""
+    a key, or a mask in the type and on the device of ``like``."""
     if by_key(like):
-        return torch.empty(1, dtype=torch.int64).random_()
+        return draw_keys(like, 1)
     return like.new_empty(shape).bernoulli_(1 - p)
 
 
+def draw_keys(like: Tensor, n: int) -> Tensor:
+    """int64 [n], on the device of ``like``."""
+    return torch.empty(n, dtype=torch.int64, device=like.device).random_()
+
+
+def keys_ahead(like: Tensor, n: int) -> Iterator[Tensor] | None:
+    """n keys, drawn at once where it is launches that cost; None where each is drawn by itself."""
+    if kernels_for(like) is None:
+        return None
+    return iter(draw_keys(like, n).split(1))
+
+
 def by_key(like: Tensor) -> bool:
-    """On a CPU, but not in a step that torch compiles: it could not look into a key."""
+    """On a CPU, or a GPU with Triton; but not in a step that torch compiles: it could not look into
+    a key."""
+    if kernels_for(like) is not None:
+        return True
     return like.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def kernels_for(x: Tensor, keep: Tensor | None = None) -> ModuleType | None:
+    """``diger.kernels`` if it has what can be done with x: only on a GPU, and not where torch looks
+    at operations in place of running them."""
+    if torch.compiler.is_compiling() or not on_gpu(x) or x.dtype not in KERNEL_TYPES:
+        return None
+    if keep is not None and keep.dtype != torch.int64:
+        return None
+    return _kernels()
+
+
+KERNEL_TYPES = (torch.float32, torch.bfloat16)
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Where Triton's kernels run; vmap, which has no place for them, shows other tensors."""
+    return x.is_cuda and not torch._C._functorch.is_batchedtensor(x)
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    try:
+        from diger import kernels
+    except ImportError:  # torch comes without it on some systems
+        return None
+    return kernels
 
 
 def mask(like: Tensor, keep: Tensor, scale: float) -> Tensor:

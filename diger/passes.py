@@ -1,5 +1,6 @@
-"""The passes over memory of a step's blocks: in one loop of ``diger.loops`` where there is one, as
-torch's operations otherwise, to the same result but for rounding.
+"""The passes over memory of a step's blocks: in one loop of ``diger.loops`` on a CPU, one kernel of
+``diger.kernels`` on a GPU, where there is one, as torch's operations otherwise, to the same result
+but for rounding.
 
 What dropout keeps, and its ``scale``, are as in ``diger.keep``.
 """
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diger.keep import cut, mask
+from diger.keep import cut, kernels_for, mask
 
 EPSILON = 1e-6
 
@@ -42,7 +43,10 @@ def _loops() -> ModuleType | None:
 
 
 def normed_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [..., d] over its root mean square, and what it was multiplied with [..., 1]."""
+    """x [..., d] over its root mean square, and what it was multiplied with [..., 1].
+
+    On a GPU ``diger.kernels.norm`` takes the weight in, too, and callers ask for that themselves.
+    """
     if (loops := loops_for(x)) is not None:
         x = x.detach().contiguous()
         normed, scale = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
@@ -72,23 +76,33 @@ def add_normed_backward(residual: Tensor, inner: Tensor, normed: Tensor, scale: 
     return out
 
 
-def kept(x: Tensor, keep: Tensor | None, scale: float, factor: float = 1.0) -> Tensor:
-    """x, times factor where it is kept, else 0."""
+def kept(
+    x: Tensor, keep: Tensor | None, scale: float, factor: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:  # fmt: skip
+    """x, times factor where it is kept, else 0; in this type, or that of x."""
+    dtype = x.dtype if dtype is None else dtype
     if keep is None:
-        return x
+        return x.to(dtype)
+    if (kernels := kernels_for(x, keep)) is not None:
+        dropped: Tensor = kernels.drop(x, keep, scale, factor, dtype)
+        return dropped
     if (loops := loops_for(x, keep)) is None:
         found = x * mask(x, keep, scale)
-        return found if factor == 1 else found.mul_(factor)
+        return (found if factor == 1 else found.mul_(factor)).to(dtype)
     x = x.detach().contiguous()
     out = torch.empty_like(x)
     loops.drop(x.numpy(), out.numpy(), int(keep), cut(scale), factor)
-    return out
+    return out.to(dtype)
 
 
 def add_kept(x: Tensor, y: Tensor, keep: Tensor | None, scale: float, factor: float) -> Tensor:
     """x + y, this times factor where it is kept, else 0. x may be of a wider type than y."""
     if keep is None:
         return x + y
+    if (kernels := kernels_for(x, keep)) is not None:
+        added: Tensor = kernels.drop_add(x, y, keep, scale, factor)
+        return added
     if (loops := loops_for(x, keep)) is None:
         return torch.addcmul(x, y.to(x.dtype), mask(x, keep, scale), value=factor)
     x, y = x.detach().contiguous(), y.to(x.dtype).contiguous()
@@ -108,6 +122,9 @@ def relu_kept_(x: Tensor, keep: Tensor | None, scale: float) -> Tensor:
     """In place, x where it is above 0 and kept, else 0."""
     if keep is None:
         return x.relu_()
+    if (kernels := kernels_for(x, keep)) is not None:
+        found: Tensor = kernels.relu_drop_(x, keep, scale)
+        return found
     if x.dtype not in BITS or (loops := loops_for(x, keep, x.dtype)) is None:
         return x.relu_().mul_(mask(x, keep, scale))
     whole, unsigned, sign, infinity = BITS[x.dtype]
@@ -116,10 +133,26 @@ def relu_kept_(x: Tensor, keep: Tensor | None, scale: float) -> Tensor:
     return x
 
 
+def softmax_kept(
+    scores: Tensor, bias: Tensor, keep: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """softmax(scores + bias) over the last of four dimensions, in the type of the bias, and what
+    of it is kept, in the type of the scores. The bias is [B or 1, H or 1, T or 1, S]."""
+    if (kernels := kernels_for(scores, keep)) is not None:
+        both: tuple[Tensor, Tensor] = kernels.softmax(scores, bias, keep, scale)
+        return both
+    weights = scores.to(bias.dtype).add_(bias).softmax(-1)
+    return weights, kept(weights, keep, scale, dtype=scores.dtype)
+
+
 def softmax_backward(d_kept: Tensor, weights: Tensor, keep: Tensor | None, scale: float) -> Tensor:
-    """The gradient at the scores, in the shape of ``weights`` [..., T], given that at the weights
-    behind their dropout, which goes; its shape may be flatter."""
-    d_kept = d_kept.view_as(weights).to(weights.dtype)
+    """The gradient at the scores, in the shape of ``weights`` [..., S], given that at the weights
+    behind their dropout, which goes; its shape may be flatter. On a GPU it keeps its type."""
+    d_kept = d_kept.view_as(weights)
+    if (kernels := kernels_for(d_kept, keep)) is not None:
+        grad_out: Tensor = kernels.softmax_back(d_kept, weights, keep, scale)
+        return grad_out
+    d_kept = d_kept.to(weights.dtype)
     if keep is None:
         return torch._softmax_backward_data(d_kept, weights, -1, weights.dtype)
     if (loops := loops_for(weights, keep)) is None:

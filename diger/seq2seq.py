@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from diger import functional
 from diger.checks import above, at_least, below, whole
 from diger.dropout import dropout
-from diger.keep import draw_keep
+from diger.keep import draw_keep, kernels_for, keys_ahead
 
 BUCKETS, MAX_DISTANCE = 32, 128
+LONGEST_CHOICE = 256  # tokens, whose square of one-hot rows takes 8 MB
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ class RMSNorm(nn.Module):
 def buckets_on(device: torch.device, length: int, bidirectional: bool) -> Tensor:
     """``relative_buckets`` of a square, made once: a recorded step may copy nothing to the GPU."""
     return relative_buckets(length, length, bidirectional).to(device)
+
+
+@functools.cache
+def chosen_on(device: torch.device, length: int, bidirectional: bool) -> Tensor:
+    """float32 [length^2, BUCKETS], one-hot: the buckets of a square."""
+    return (
+        F.one_hot(relative_buckets(length, length, bidirectional), BUCKETS)
+        .flatten(0, 1)
+        .to(device, torch.float32)
+    )
 
 
 def relative_buckets(queries: int, keys: int, bidirectional: bool) -> Tensor:
@@ -143,42 +155,59 @@ class Block(nn.Module):
         self.norm_ff, self.ff = RMSNorm(config.d_model), FeedForward(config)
         self.dropout = config.dropout
 
+    @property
+    def matrices(self) -> list[list[Tensor]]:
+        """The weights of its products; those in one list have the same factor."""
+        own, ff = self.self_attention, self.ff
+        found = [[own.q.weight, own.k.weight, own.v.weight], [own.o.weight]]
+        if self.decoder:
+            found += [[getattr(self.cross_attention, name).weight] for name in "qkvo"]
+        return [*found, [ff.wi.weight], [ff.wo.weight]]
+
     def forward(
         self,
         x: Tensor,
         bias: Bias,
         memory: Tensor | None = None,
         memory_bias: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
+        weights: Sequence[Tensor] = (),
+        keys: Iterator[Tensor] | None = None,
     ) -> Tensor:
-        """[B, T, d], with all of its dropout; products in ``dtype``."""
-        attention, heads = self.self_attention, self.self_attention.heads
-        b, t, _ = x.shape
+        """[B, T, d], with all of its dropout.
+
+        Args:
+            weights: ``matrices``, each list one below the other, in the type of the products.
+            keys: of its dropout, where they are drawn; ``masks`` of them.
+        """
+        together, o, *cross, wide, narrow = weights
+        heads, (b, t, _) = self.self_attention.heads, x.shape
         scale = 1 / (1 - self.dropout) if self.drops else 1.0
-        together = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
+
+        def keep(like: Tensor, *shape: int) -> Tensor | None:
+            if not self.drops:
+                return None
+            return draw_keep(like, shape, self.dropout) if keys is None else next(keys)
+
         x = functional.self_attention(
-            x, self.norm_self.weight, together.to(dtype), attention.o.weight.to(dtype),
-            bias.total, bias.position, self.keep(x, b, heads, t, t), self.keep(x, *x.shape),
-            scale, heads,
+            x, self.norm_self.weight, together, o, bias.total, bias.position,
+            keep(x, b, heads, t, t), keep(x, *x.shape), scale, heads,
         )  # fmt: skip
         if self.decoder:
             assert memory is not None and memory_bias is not None
-            cross = self.cross_attention
-            weights = [getattr(cross, name).weight.to(dtype) for name in "qkvo"]
-            keep = self.keep(x, b, heads, t, memory.shape[1])
+            of_weights = keep(x, b, heads, t, memory.shape[1])
             x = functional.cross_attention(
-                x, memory, self.norm_cross.weight, *weights, memory_bias,
-                keep, self.keep(x, *x.shape), scale, heads,
+                x, memory, self.norm_cross.weight, *cross, memory_bias,
+                of_weights, keep(x, *x.shape), scale, heads,
             )  # fmt: skip
-        wide, narrow = self.ff.wi.weight.to(dtype), self.ff.wo.weight.to(dtype)
         return functional.feed_forward(
             x, self.norm_ff.weight, wide, narrow,
-            self.keep(narrow, b * t, len(wide)), self.keep(x, *x.shape), scale,
+            keep(narrow, b * t, len(wide)), keep(x, *x.shape), scale,
         )  # fmt: skip
 
-    def keep(self, like: Tensor, *shape: int) -> Tensor | None:
-        """What dropout keeps of this shape; None where there is none."""
-        return draw_keep(like, shape, self.dropout) if self.drops else None
+    @property
+    def masks(self) -> int:
+        """How many times it drops something."""
+        return 6 if self.decoder else 4
 
     @property
     def drops(self) -> bool:
@@ -232,6 +261,11 @@ class Stack(nn.Module):
 
     def position_bias(self, queries: int, keys: int) -> Tensor:
         """[1, H, queries, keys]; queries are the last ones of the keys' positions."""
+        table = self.position.weight
+        if queries == keys <= LONGEST_CHOICE and kernels_for(table) is not None:
+            # A product's way back is one more; that of a look-up sorts what it looked up.
+            found = chosen_on(table.device, keys, not self.decoder) @ table
+            return found.view(keys, keys, -1).permute(2, 0, 1)[None]
         buckets = buckets_on(self.position.weight.device, keys, not self.decoder)[-queries:]
         return self.position(buckets).permute(2, 0, 1)[None]
 
@@ -247,9 +281,31 @@ class Stack(nn.Module):
         position = self.position_bias(x.shape[1], x.shape[1])
         bias = Bias(position, position.detach() + mask_bias)
         x = dropout(x, self.dropout, self.training)
-        for block in self.blocks:
-            x = block(x, bias, memory, memory_bias, dtype)
+        weights = self.weights(x, dtype)
+        keys = keys_ahead(x, sum(block.masks for block in self._blocks)) if self.drops else None
+        for block, own in zip(self._blocks, weights, strict=True):
+            x = block(x, bias, memory, memory_bias, own, keys)
         return dropout(self.norm(x), self.dropout, self.training)
+
+    @property
+    def drops(self) -> bool:
+        return self.training and self.dropout > 0
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    def weights(self, like: Tensor, dtype: torch.dtype) -> list[Sequence[Tensor]]:
+        """The weights of the blocks' products, see ``Block.forward``: of all blocks at once where
+        it is launches that cost."""
+        groups = [block.matrices for block in self._blocks]
+        if kernels_for(like) is None:
+            return [
+                [(torch.cat(some) if len(some) > 1 else some[0]).to(dtype) for some in own]
+                for own in groups
+            ]
+        flat = iter(functional.gathered(dtype, [some for own in groups for some in own]))
+        return [[next(flat) for _ in own] for own in groups]
 
 
 class Seq2Seq(nn.Module):

@@ -12,6 +12,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["TRITON_INTERPRET"] = "1"  # the kernels for a GPU are tried on a CPU
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,0 +1,422 @@
+"""Passes over the numbers of a training step on a GPU, one Triton kernel each where torch takes
+several: what ``diger.loops`` is on a CPU.
+
+A step of a small model is launches: two thousand kernels of a few microseconds, most of which read
+what the one before wrote. Tensors are contiguous, on the GPU, and float32 or bfloat16; sums are
+float32. No sum is left to the order in which blocks finish: the same input gives the same bits.
+With TRITON_INTERPRET=1 they run on a CPU, slowly, which is how they are tested.
+
+Dropout: element i is kept where ``draw(i, key) >= CUT``; CUT / 2^32 is the probability that it is
+not, and a CUT of 0 keeps all and reads no key. See ``diger.keep``.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from diger import keep as rule
+
+FIRST, SECOND, THIRD = (tl.constexpr(c) for c in (rule.FIRST, rule.SECOND, rule.THIRD))
+TILE = 2048  # numbers that a block of threads works on
+FUSED_TYPES = (torch.bfloat16,)  # in float32 a block would multiply in tf32
+TOKENS, MEMORIES = 64, 128  # whose scores a block holds
+HEADS, WIDTHS = (16, 32, 64, 128), (16, 32, 64, 128)  # of what it holds beside them
+PARTS = 256  # blocks, at most, that share the rows of a sum over rows
+
+
+# Of what is compiled only constants have types: Triton reads annotations as if they were code.
+
+
+@triton.jit
+def draw(i, key):
+    """uint32; see ``diger.keep.draws``."""
+    x = i.to(tl.uint32) ^ key.to(tl.uint32)
+    x = x ^ (x >> 17)
+    x = x * tl.full((), FIRST, tl.uint32)
+    x = x ^ (x >> 11) ^ (key >> 32).to(tl.uint32)
+    x = x * tl.full((), SECOND, tl.uint32)
+    x = x ^ (x >> 15)
+    x = x * tl.full((), THIRD, tl.uint32)
+    return x ^ (x >> 14)
+
+
+@triton.jit
+def where_kept(x, i, key, CUT: tl.constexpr):
+    if CUT > 0:
+        x = tl.where(draw(i, tl.load(key)) >= tl.full((), CUT, tl.uint32), x, 0.0)
+    return x
+
+
+@triton.jit(do_not_specialize=["n"])
+def _drop(x, out, key, factor, n, CUT: tl.constexpr, SIZE: tl.constexpr):
+    i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    value = tl.load(x + i, mask=i < n, other=0.0).to(tl.float32)
+    tl.store(out + i, where_kept(value, i, key, CUT) * factor, mask=i < n)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _drop_add(
+    x, y, out, key, factor, n, CUT: tl.constexpr, SIZE: tl.constexpr
+):  # fmt: skip
+    i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    value = tl.load(y + i, mask=i < n, other=0.0).to(tl.float32)
+    base = tl.load(x + i, mask=i < n, other=0.0).to(tl.float32)
+    tl.store(out + i, base + where_kept(value, i, key, CUT) * factor, mask=i < n)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _relu_drop(x, key, n, CUT: tl.constexpr, SIZE: tl.constexpr):
+    i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    value = tl.load(x + i, mask=i < n, other=0.0).to(tl.float32)
+    tl.store(x + i, where_kept(tl.where(value > 0, value, 0.0), i, key, CUT), mask=i < n)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _norm(
+    x, weight, out, scale, epsilon, n,
+    D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, WIDTH)[None, :]
+    at, there = row * D + column, (row < n) & (column < D)
+    value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    by = 1.0 / tl.sqrt(tl.sum(value * value, 1)[:, None] / D + epsilon)
+    weights = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
+    tl.store(out + at, value * by * weights, mask=there)
+    tl.store(scale + row, by, mask=row < n)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _norm_back(
+    residual, inner, x, weight, scale, out, by_weight, n,
+    TILES: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0) * TILES * ROWS
+    column = tl.arange(0, WIDTH)[None, :]
+    weights = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
+    total = tl.zeros((ROWS, WIDTH), tl.float32)
+    for tile in range(TILES):
+        row = first + tile * ROWS + tl.arange(0, ROWS)[:, None]
+        at, there = row * D + column, (row < n) & (column < D)
+        by = tl.load(scale + row, mask=row < n, other=0.0)
+        normed = tl.load(x + at, mask=there, other=0.0).to(tl.float32) * by
+        grad = tl.load(inner + at, mask=there, other=0.0).to(tl.float32)
+        total += grad * normed
+        grad *= weights
+        along = tl.sum(grad * normed, 1)[:, None] / D
+        around = tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
+        tl.store(out + at, around + (grad - normed * along) * by, mask=there)
+    column = tl.arange(0, WIDTH)
+    tl.store(by_weight + tl.program_id(0) * D + column, tl.sum(total, 0), mask=column < D)
+
+
+@triton.jit(do_not_specialize=["n", "t", "heads", "of_row", "of_head", "of_query", "of_key"])
+def _softmax(
+    scores, bias, weights, out, key, n, heads, t, s,
+    of_row, of_head, of_query, of_key,
+    CUT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, WIDTH)[None, :]
+    at, there = row * s + column, (row < n) & (column < s)
+    value = tl.load(scores + at, mask=there, other=0.0).to(tl.float32)
+    query, both = row % t, row // t
+    place = (both // heads) * of_row + (both % heads) * of_head + query * of_query
+    value += tl.load(bias + place + column * of_key, mask=there, other=0.0).to(tl.float32)
+    value = tl.where(column < s, value, float("-inf"))
+    value = tl.exp(value - tl.max(value, 1)[:, None])
+    value = value / tl.sum(value, 1)[:, None]
+    tl.store(weights + at, value, mask=there)
+    tl.store(out + at, where_kept(value, at, key, CUT), mask=there)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _softmax_back(
+    grad, weights, out, key, n, s,
+    CUT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, WIDTH)[None, :]
+    at, there = row * s + column, (row < n) & (column < s)
+    value = tl.load(grad + at, mask=there, other=0.0).to(tl.float32)
+    value = where_kept(value, at, key, CUT)
+    weight = tl.load(weights + at, mask=there, other=0.0).to(tl.float32)
+    value = weight * (value - tl.sum(value * weight, 1)[:, None])
+    tl.store(out + at, value, mask=there)
+
+
+@triton.jit
+def _weights(q, k, bias, s, j):
+    """Attention's weights of queries over the s keys that there are, float32."""
+    value = tl.where(j < s, tl.dot(q, tl.trans(k)) + bias, float("-inf"))
+    value = tl.exp(value - tl.max(value, 1)[:, None])
+    return value / tl.sum(value, 1)[:, None]
+
+
+@triton.jit(do_not_specialize=["t", "heads", "of_row", "of_head", "of_query", "of_key"])
+def _attend(
+    qkv, bias, out, key, t, heads, of_row, of_head, of_query, of_key,
+    CUT: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    both = tl.program_id(0)
+    row, head, width = both // heads, both % heads, heads * HEAD
+    i, j, c = (
+        tl.arange(0, BLOCK)[:, None],
+        tl.arange(0, BLOCK)[None, :],
+        tl.arange(0, HEAD)[None, :],
+    )
+    place = qkv + (row * t + i) * (3 * width) + head * HEAD + c
+    q = tl.load(place, mask=i < t, other=0.0)
+    k = tl.load(place + width, mask=i < t, other=0.0)
+    v = tl.load(place + 2 * width, mask=i < t, other=0.0)
+    added = bias + row * of_row + head * of_head + i * of_query + j * of_key
+    added = tl.load(added, mask=(i < t) & (j < t), other=0.0).to(tl.float32)
+    weights = _weights(q, k, added, t, j)
+    weights = where_kept(weights, (both * t + i) * t + j, key, CUT)
+    read = tl.dot(weights.to(v.dtype), v)
+    tl.store(out + (row * t + i) * width + head * HEAD + c, read, mask=i < t)
+
+
+@triton.jit(do_not_specialize=["t", "heads", "of_row", "of_head", "of_query", "of_key"])
+def _attend_back(
+    grad, qkv, bias, out, by_score, key, t, heads, of_row, of_head, of_query, of_key,
+    CUT: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    both = tl.program_id(0)
+    row, head, width = both // heads, both % heads, heads * HEAD
+    i, j, c = (
+        tl.arange(0, BLOCK)[:, None],
+        tl.arange(0, BLOCK)[None, :],
+        tl.arange(0, HEAD)[None, :],
+    )
+    at = (row * t + i) * (3 * width) + head * HEAD + c
+    q = tl.load(qkv + at, mask=i < t, other=0.0)
+    k = tl.load(qkv + at + width, mask=i < t, other=0.0)
+    v = tl.load(qkv + at + 2 * width, mask=i < t, other=0.0)
+    back = tl.load(grad + (row * t + i) * width + head * HEAD + c, mask=i < t, other=0.0)
+    added = bias + row * of_row + head * of_head + i * of_query + j * of_key
+    added = tl.load(added, mask=(i < t) & (j < t), other=0.0).to(tl.float32)
+    weights = _weights(q, k, added, t, j)
+    score = (both * t + i) * t + j
+    kept = where_kept(weights, score, key, CUT).to(v.dtype)
+    tl.store(out + at + 2 * width, tl.dot(tl.trans(kept), back), mask=i < t)
+    by_weight = where_kept(tl.dot(back, tl.trans(v)), score, key, CUT)
+    by = (weights * (by_weight - tl.sum(by_weight * weights, 1)[:, None])).to(v.dtype)
+    tl.store(by_score + score, by, mask=(i < t) & (j < t))
+    tl.store(out + at, tl.dot(by, k), mask=i < t)
+    tl.store(out + at + width, tl.dot(tl.trans(by), q), mask=i < t)
+
+
+@triton.jit(do_not_specialize=["n", "t", "heads", "of_row"])
+def _ask(
+    asked, memory, bias, out, key, n, t, s, heads, of_row,
+    CUT: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    r, j, c = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK)[None, :], tl.arange(0, D)[None, :]
+    m, there = tl.arange(0, BLOCK)[:, None], r < heads * t
+    at = ((r // t) * n * t + row * t + r % t) * D + c
+    query = tl.load(asked + at, mask=there, other=0.0)
+    keys = tl.load(memory + (row * s + m) * D + c, mask=m < s, other=0.0)
+    added = tl.load(bias + row * of_row + j, mask=j < s, other=0.0).to(tl.float32)
+    weights = _weights(query, keys, added, s, j)
+    kept = where_kept(weights, (row * heads * t + r) * s + j, key, CUT).to(keys.dtype)
+    tl.store(out + at, tl.dot(kept, keys), mask=there)
+
+
+@triton.jit(do_not_specialize=["n", "t", "heads", "of_row"])
+def _ask_back(
+    grad, asked, memory, bias, by_asked, by_memory, key, n, t, s, heads, of_row,
+    CUT: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    r, j, c = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK)[None, :], tl.arange(0, D)[None, :]
+    m, there = tl.arange(0, BLOCK)[:, None], r < heads * t
+    at, of_memory = ((r // t) * n * t + row * t + r % t) * D + c, (row * s + m) * D + c
+    query = tl.load(asked + at, mask=there, other=0.0)
+    back = tl.load(grad + at, mask=there, other=0.0)
+    keys = tl.load(memory + of_memory, mask=m < s, other=0.0)
+    added = tl.load(bias + row * of_row + j, mask=j < s, other=0.0).to(tl.float32)
+    weights = _weights(query, keys, added, s, j)
+    score = (row * heads * t + r) * s + j
+    kept = where_kept(weights, score, key, CUT).to(keys.dtype)
+    by_weight = where_kept(tl.dot(back, tl.trans(keys)), score, key, CUT)
+    by = (weights * (by_weight - tl.sum(by_weight * weights, 1)[:, None])).to(keys.dtype)
+    both = tl.dot(tl.trans(kept), back) + tl.dot(tl.trans(by), query)
+    tl.store(by_memory + of_memory, both, mask=m < s)
+    tl.store(by_asked + at, tl.dot(by, keys), mask=there)
+
+
+def _key(keep: Tensor | None, scale: float, like: Tensor) -> tuple[Tensor, int]:
+    """The key and the cut; where all is kept, any tensor and 0."""
+    return (like, 0) if keep is None else (keep, rule.cut(scale))
+
+
+def _rows(width: int) -> tuple[int, int]:
+    """Rows of a tile, and its columns: a power of 2 that has room for ``width``."""
+    columns = max(16, triton.next_power_of_2(width))
+    return max(1, TILE // columns), columns
+
+
+def drop(x: Tensor, keep: Tensor | None, scale: float, factor: float, dtype: torch.dtype) -> Tensor:
+    """x times factor where it is kept, else 0, in this type."""
+    x = x.contiguous()
+    out, (key, cut), n = torch.empty_like(x, dtype=dtype), _key(keep, scale, x), x.numel()
+    _drop[triton.cdiv(n, TILE),](x, out, key, factor, n, CUT=cut, SIZE=TILE)
+    return out
+
+
+def drop_add(x: Tensor, y: Tensor, keep: Tensor | None, scale: float, factor: float) -> Tensor:
+    """x + y times factor where it is kept, in the type of x."""
+    x, y = x.contiguous(), y.contiguous()
+    out, (key, cut), n = torch.empty_like(x), _key(keep, scale, x), x.numel()
+    _drop_add[triton.cdiv(n, TILE),](x, y, out, key, factor, n, CUT=cut, SIZE=TILE)
+    return out
+
+
+def relu_drop_(x: Tensor, keep: Tensor | None, scale: float) -> Tensor:
+    """In place, x where it is above 0 and kept, else 0; x is contiguous."""
+    (key, cut), n = _key(keep, scale, x), x.numel()
+    _relu_drop[triton.cdiv(n, TILE),](x, key, n, CUT=cut, SIZE=TILE)
+    return x
+
+
+def norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """weight x / rms(x) of the rows of x [N, d], in this type, and 1 / rms(x), float32 [N, 1]."""
+    n, d = x.shape
+    out, scale = torch.empty_like(x, dtype=dtype), x.new_empty(n, 1, dtype=torch.float32)
+    rows, width = _rows(d)
+    _norm[triton.cdiv(n, rows),](
+        x, weight, out, scale, epsilon, n, D=d, ROWS=rows, WIDTH=width
+    )  # fmt: skip
+    return out, scale
+
+
+def norm_back(
+    residual: Tensor, inner: Tensor, x: Tensor, weight: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """residual plus the gradient at x [N, d], and that at the weight [d], given the one at what
+    ``norm`` returned."""
+    n, d = x.shape
+    rows, width = _rows(d)
+    # A power of 2, since each number is another kernel to compile.
+    tiles = triton.next_power_of_2(triton.cdiv(n, PARTS * rows))
+    blocks = triton.cdiv(n, tiles * rows)
+    out = torch.empty_like(x)
+    by_weight = x.new_empty(blocks, d, dtype=torch.float32)
+    _norm_back[blocks,](
+        residual, inner, x, weight, scale, out, by_weight, n,
+        TILES=tiles, D=d, ROWS=rows, WIDTH=width,
+    )  # fmt: skip
+    return out, by_weight.sum(0)
+
+
+def softmax(
+    scores: Tensor, bias: Tensor, keep: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """softmax(scores + bias) of [B, H, T, S] in the type of the bias, which may be one for all
+    rows, heads or queries; and what of it is kept, in the type of the scores."""
+    b, heads, t, s = scores.shape
+    bias = bias.expand(b, heads, t, s)
+    weights, out = torch.empty_like(scores, dtype=bias.dtype), torch.empty_like(scores)
+    (key, cut), n, (rows, width) = _key(keep, scale, scores), b * heads * t, _rows(s)
+    _softmax[triton.cdiv(n, rows),](
+        scores, bias, weights, out, key, n, heads, t, s, *bias.stride(),
+        CUT=cut, ROWS=rows, WIDTH=width,
+    )  # fmt: skip
+    return weights, out
+
+
+def softmax_back(grad: Tensor, weights: Tensor, keep: Tensor | None, scale: float) -> Tensor:
+    """The gradient at the scores, given that at what ``softmax`` kept, in its type; both in the
+    shape of ``weights``."""
+    s, n = weights.shape[-1], weights.numel() // weights.shape[-1]
+    out, (key, cut), (rows, width) = torch.empty_like(grad), _key(keep, scale, grad), _rows(s)
+    _softmax_back[triton.cdiv(n, rows),](
+        grad, weights, out, key, n, s, CUT=cut, ROWS=rows, WIDTH=width
+    )  # fmt: skip
+    return out
+
+
+def attends(x: Tensor, t: int, head: int) -> bool:
+    """Whether ``attend`` has room for t tokens: a block holds all scores of a row and head."""
+    return x.dtype in FUSED_TYPES and t <= TOKENS and head in HEADS
+
+
+def attend(qkv: Tensor, bias: Tensor, keep: Tensor | None, scale: float, heads: int) -> Tensor:
+    """Self-attention of q, k, v, [B T, 3 I], each head beside the other: what is read, [B T, I].
+
+    bias: [B or 1, H, T, T], added to the scores. keep: of the weights, [B, H, T, T].
+    """
+    t, width = bias.shape[-1], qkv.shape[1] // 3
+    b, block = len(qkv) // t, max(16, triton.next_power_of_2(t))
+    bias, (key, cut) = bias.expand(b, heads, t, t), _key(keep, scale, qkv)
+    out = qkv.new_empty(len(qkv), width)
+    _attend[b * heads,](
+        qkv, bias, out, key, t, heads, *bias.stride(), CUT=cut, HEAD=width // heads, BLOCK=block
+    )  # fmt: skip
+    return out
+
+
+def attend_back(
+    grad: Tensor, qkv: Tensor, bias: Tensor, keep: Tensor | None, scale: float, heads: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients at q, k, v, [B T, 3 I], and at the scores, [B, H, T, T], given that at what
+    ``attend`` read."""
+    t, width = bias.shape[-1], qkv.shape[1] // 3
+    b, block = len(qkv) // t, max(16, triton.next_power_of_2(t))
+    bias, (key, cut) = bias.expand(b, heads, t, t), _key(keep, scale, qkv)
+    out, by_score = torch.empty_like(qkv), qkv.new_empty(b, heads, t, t)
+    _attend_back[b * heads,](
+        grad, qkv, bias, out, by_score, key, t, heads, *bias.stride(),
+        CUT=cut, HEAD=width // heads, BLOCK=block, num_warps=8 if block > 32 else 4,
+    )  # fmt: skip
+    return out, by_score
+
+
+def asks(memory: Tensor, heads: int, t: int) -> bool:
+    """Whether ``ask`` has room for these."""
+    _, s, d = memory.shape
+    fits = s <= MEMORIES and heads * t <= TOKENS and d in WIDTHS
+    return memory.dtype in FUSED_TYPES and fits
+
+
+def ask(asked: Tensor, memory: Tensor, bias: Tensor, keep: Tensor | None, scale: float) -> Tensor:
+    """What queries [H, B T, d] see of a memory [B, S, d] that is keys and values, [H, B T, d].
+
+    bias: [B, 1, 1, S], added to the scores. keep: of the weights, [B, H, T, S].
+    """
+    out, (key, cut), sizes = (
+        torch.empty_like(asked),
+        _key(keep, scale, asked),
+        _sizes(asked, memory),
+    )
+    b, t, s, rows, block = sizes
+    _ask[b,](
+        asked, memory, bias, out, key, b, t, s, len(asked), bias.stride(0),
+        CUT=cut, D=memory.shape[2], ROWS=rows, BLOCK=block,
+    )  # fmt: skip
+    return out
+
+
+def ask_back(
+    grad: Tensor, asked: Tensor, memory: Tensor, bias: Tensor, keep: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients at the queries and the memory, given that at what ``ask`` returned."""
+    by_asked, by_memory = torch.empty_like(asked), torch.empty_like(memory)
+    (key, cut), (b, t, s, rows, block) = _key(keep, scale, asked), _sizes(asked, memory)
+    _ask_back[b,](
+        grad, asked, memory, bias, by_asked, by_memory, key, b, t, s, len(asked), bias.stride(0),
+        CUT=cut, D=memory.shape[2], ROWS=rows, BLOCK=block,
+    )  # fmt: skip
+    return by_asked, by_memory
+
+
+def _sizes(asked: Tensor, memory: Tensor) -> tuple[int, int, int, int, int]:
+    """B, T, S and the tile's rows and columns."""
+    (b, s, _), (heads, n, _) = memory.shape, asked.shape
+    rows, block = (max(16, triton.next_power_of_2(size)) for size in (heads * (n // b), s))
+    return b, n // b, s, rows, block
