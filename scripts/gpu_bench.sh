@@ -44,7 +44,7 @@ export PYTHONUNBUFFERED=1
 worst=0
 failed=()
 : >"$out/log.txt"
-for part in statistics:10 tokenizer:20 train:140 together:70 deterministic:25 recbole:25 users:15 items:25; do
+for part in statistics:10 tokenizer:20 train:130 agreement:10 together:70 deterministic:25 recbole:25 users:15 items:25; do
   left=$((limit - SECONDS))
   code=124
   if [ "$left" -gt 0 ]; then

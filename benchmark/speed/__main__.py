@@ -37,7 +37,7 @@ TARGETS = {
 METHODS = ("diger_frqud", "tiger")
 #: Share of the budget that each part may take, roughly.
 SHARES = {
-    "statistics": 0.05, "tokenizer": 0.05, "train": 0.45, "deterministic": 0.05,
+    "statistics": 0.05, "tokenizer": 0.05, "train": 0.4, "agreement": 0.05, "deterministic": 0.05,
     "together": 0.15, "recbole": 0.1, "users": 0.05, "items": 0.1, "report": 0.1,
 }  # fmt: skip
 
@@ -170,6 +170,7 @@ class Session:
     def _part(self, part: str, seconds: float) -> None:
         """Measure a part, its rows kept as they come."""
         from benchmark.speed import (
+            agreement,
             batched,
             deterministic,
             recbole,
@@ -192,6 +193,7 @@ class Session:
                 (str(t), partial(training.measure, t, device, threads, share, self.ways))
                 for t in self.targets
             ],
+            "agreement": [(part, partial(agreement.measure, first, device, threads))],
             "deterministic": [
                 (part, partial(deterministic.measure, first, device, threads, seconds))
             ],

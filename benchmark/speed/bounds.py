@@ -104,6 +104,12 @@ def _together(
     return measured
 
 
+def _agreement(parts: Parts) -> float | None:
+    """The largest difference of a loss among the ways in fp32."""
+    rows = (r for r in parts.get("agreement", []) if r["way"].startswith("fp32"))
+    return max((float(r["largest_difference"]) for r in rows), default=None)
+
+
 def _statistics(key: str, unit: float) -> Callable[[Parts], float | None]:
     return lambda parts: next((r[key] / unit for r in parts.get("statistics", [])), None)
 
@@ -154,6 +160,8 @@ BOUNDS: tuple[Bound, ...] = (
           _together("paper", "diger_frqud", (SUITE, WITH_MPS), "over_one", 8)),
     *_side_by_side(),
     *_one_thread(),
+    Bound("losses in fp32 beside those of the plain reference, 50 steps: largest difference",
+          None, "at most", 1e-4, _agreement),
     Bound("statistics of 12 methods, 30,431 users, all pairs: s", None, "at most", 20,
           _statistics("seconds", 1)),
     Bound("the same: MiB", None, "at most", 2048, _statistics("peak_memory_bytes", MIB)),

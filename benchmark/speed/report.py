@@ -194,6 +194,20 @@ def _report(rows: Rows, facts: dict[str, Any]) -> Table:
                  "together are added up.")  # fmt: skip
 
 
+def _agreement(rows: Rows, facts: dict[str, Any]) -> Table:
+    columns = (
+        Column("experiment", "Experiment"), Column("dataset", "Data"), Column("method", "Method"),
+        Column("way", "Way"), Column("steps", "steps"),
+        Column("largest_difference", "largest difference", "{:.1e}".format),
+        Column("loss_before", "first loss", fixed(3)), Column("loss_after", "last loss", fixed(3)),
+    )  # fmt: skip
+    caption = (
+        "Total losses beside those of the plain reference, step by step on the same batches from "
+        "the same weights, without dropout and noise. The plain reference is fp32."
+    )
+    return Table("speed-agreement", _frame(rows), columns, caption)
+
+
 def _deterministic(rows: Rows, facts: dict[str, Any]) -> Table:
     columns = (
         Column("dataset", "Data"), Column("method", "Method"),
@@ -206,8 +220,8 @@ def _deterministic(rows: Rows, facts: dict[str, Any]) -> Table:
 
 
 TABLES = {
-    "train": _training, "deterministic": _deterministic, "together": _together,
-    "items": _items, "users": _users,
+    "train": _training, "agreement": _agreement, "deterministic": _deterministic,
+    "together": _together, "items": _items, "users": _users,
     "tokenizer": _tokenizer, "recbole": _recbole, "statistics": _statistics, "report": _report,
 }  # fmt: skip
 
