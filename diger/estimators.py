@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from diger.checks import SettingError, above, at_least, one_of
-from diger.functional import quantisation_loss, straight_through
+from diger.functional import quantisation_loss, relaxed, straight_through
+from diger.keep import draw_keys, kernels_for
 from diger.quantizer import (
     PART,
     Nearest,
@@ -189,11 +190,22 @@ class Estimator(nn.Module):
     ) -> Tensor:
         """y_l [n, K]: exactly one-hot in value, the gradient of the soft codes."""
         if generator is not None:
-            noise = sample_gumbel(logits_nxK, generator)
-            logits_nxK = logits_nxK + self.noise_scale(level) * noise
+            scale = self.noise_scale(level)
+            if self._in_one_launch(logits_nxK, scale):
+                return relaxed(
+                    logits_nxK, scale, draw_keys(logits_nxK, 1, generator), float(self.tau)
+                )
+            logits_nxK = logits_nxK + scale * sample_gumbel(logits_nxK, generator)
         soft = (logits_nxK / self.temperature()).softmax(-1)
         codes = self.forward_codes(logits_nxK, cached_n)
         return straight_through(soft, codes)
+
+    def _in_one_launch(self, logits: Tensor, scale: Tensor) -> bool:
+        """Whether ``relaxed`` does what this estimator does: nothing learns the noise or overrules
+        the draw, and the temperature is a number."""
+        cls, fixed = type(self), not scale.requires_grad
+        own = cls.forward_codes is Estimator.forward_codes, cls.temperature is Estimator.temperature
+        return fixed and all(own) and kernels_for(logits) is not None
 
     @torch.no_grad()
     def median_gaps(self, latent_NxD: Tensor, codebooks: Tensor) -> Tensor:

@@ -357,6 +357,28 @@ class StraightThrough(torch.autograd.Function):
         return grad, None
 
 
+class Relaxed(torch.autograd.Function):
+    """The one-hot rows of the largest of logits [n, K] with noise, with the gradient of their
+    softmax at temperature tau; see ``diger.kernels.relax``."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scale: Tensor, key: Tensor, tau: float) -> Tensor:
+        kernels = kernels_for(logits)
+        assert kernels is not None
+        soft, hard = kernels.relax(logits.contiguous(), scale.contiguous(), key, tau)
+        ctx.save_for_backward(soft)
+        ctx.tau = tau
+        return hard
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (soft,) = ctx.saved_tensors
+        kernels = kernels_for(soft)
+        assert kernels is not None
+        return kernels.relax_back(grad, soft, ctx.tau), None, None, None
+
+
 class QuantisationLoss(torch.autograd.Function):
     """mean ||sg(r) - e||^2 + beta mean ||r - sg(e)||^2 of code vectors e and residuals r [n, D]:
     the codebook loss and beta times the commitment loss (van den Oord et al., NeurIPS 2017).
@@ -390,6 +412,11 @@ def gathered(dtype: torch.dtype, groups: Sequence[Sequence[Tensor]]) -> tuple[Te
 def straight_through(soft: Tensor, codes: Tensor) -> Tensor:
     """See ``StraightThrough``."""
     return StraightThrough.apply(soft, codes)  # type: ignore[no-untyped-call]
+
+
+def relaxed(logits: Tensor, scale: Tensor, key: Tensor, tau: float) -> Tensor:
+    """See ``Relaxed``."""
+    return Relaxed.apply(logits, scale, key, tau)  # type: ignore[no-untyped-call]
 
 
 def quantisation_loss(e: Tensor, r: Tensor, beta: float, weight: Tensor | None) -> Tensor:

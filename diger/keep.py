@@ -30,9 +30,9 @@ def draw_keep(like: Tensor, shape: tuple[int, ...], p: float) -> Tensor:
     return like.new_empty(shape).bernoulli_(1 - p)
 
 
-def draw_keys(like: Tensor, n: int) -> Tensor:
-    """int64 [n], on the device of ``like``."""
-    return torch.empty(n, dtype=torch.int64, device=like.device).random_()
+def draw_keys(like: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """int64 [n], on the device of ``like``; without a generator from the global random state."""
+    return torch.empty(n, dtype=torch.int64, device=like.device).random_(generator=generator)
 
 
 def keys_ahead(like: Tensor, n: int) -> Iterator[Tensor] | None:

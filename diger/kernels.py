@@ -22,7 +22,9 @@ from diger import keep as rule
 FIRST, SECOND, THIRD = (tl.constexpr(c) for c in (rule.FIRST, rule.SECOND, rule.THIRD))
 TILE = 2048  # numbers that a block of threads works on
 FUSED_TYPES = (torch.bfloat16,)  # in float32 a block would multiply in tf32
-TOKENS, MEMORIES = 64, 128  # whose scores a block holds
+KEYS, MEMORIES = 256, 256  # most of a block in self- and cross-attention, which holds all scores
+WHOLE, PART = 64, 32  # of so many keys a block has all queries, of more only a part of them
+ROWS_ASKED = 64  # queries of a row in cross-attention, all heads together
 HEADS, WIDTHS = (16, 32, 64, 128), (16, 32, 64, 128)  # of what it holds beside them
 PARTS = 256  # blocks, at most, that share the rows of a sum over rows
 
@@ -113,6 +115,47 @@ def _norm_back(
     tl.store(by_weight + tl.program_id(0) * D + column, tl.sum(total, 0), mask=column < D)
 
 
+@triton.jit(do_not_specialize=["n", "of_code"])
+def _relax(
+    logits, scale, key, soft, hard, tau, n, of_code,
+    K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    code = tl.arange(0, WIDTH)[None, :]
+    at, there = row * K + code, (row < n) & (code < K)
+    value = tl.load(logits + at, mask=there, other=0.0)
+    uniform = (draw(at, tl.load(key)).to(tl.float32) + 0.5) * 2.3283064365386963e-10
+    uniform = tl.minimum(tl.maximum(uniform, 1e-20), 1 - 1e-7)
+    by = tl.load(scale + code * of_code, mask=code < K, other=0.0)
+    value = tl.where(code < K, value - by * tl.log(-tl.log(uniform)), float("-inf"))
+    chosen = tl.argmax(value, 1)[:, None]
+    tl.store(hard + at, tl.where(code == chosen, 1.0, 0.0), mask=there)
+    value = tl.exp((value - tl.max(value, 1)[:, None]) / tau)
+    tl.store(soft + at, value / tl.sum(value, 1)[:, None], mask=there)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _relax_back(
+    grad, soft, out, tau, n, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    code = tl.arange(0, WIDTH)[None, :]
+    at, there = row * K + code, (row < n) & (code < K)
+    value = tl.load(grad + at, mask=there, other=0.0)
+    share = tl.load(soft + at, mask=there, other=0.0)
+    along = tl.sum(value * share, 1)[:, None]
+    tl.store(out + at, share * (value - along) / tau, mask=there)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _add_rows(x, out, n, D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.arange(0, ROWS)[:, None]
+    column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)[None, :]
+    value = tl.load(x + row * D + column, mask=(row < n) & (column < D), other=0.0)
+    column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    tl.store(out + column, tl.sum(value, 0), mask=column < D)
+
+
 @triton.jit(do_not_specialize=["n", "t", "heads", "of_row", "of_head", "of_query", "of_key"])
 def _softmax(
     scores, bias, weights, out, key, n, heads, t, s,
@@ -159,19 +202,20 @@ def _weights(q, k, bias, s, j):
 @triton.jit(do_not_specialize=["t", "heads", "of_row", "of_head", "of_query", "of_key"])
 def _attend(
     qkv, bias, out, key, t, heads, of_row, of_head, of_query, of_key,
-    CUT: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr,
+    CUT: tl.constexpr, HEAD: tl.constexpr, QUERIES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     both = tl.program_id(0)
     row, head, width = both // heads, both % heads, heads * HEAD
-    i, j, c = (
+    i = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[:, None]
+    m, j, c = (
         tl.arange(0, BLOCK)[:, None],
         tl.arange(0, BLOCK)[None, :],
         tl.arange(0, HEAD)[None, :],
     )
-    place = qkv + (row * t + i) * (3 * width) + head * HEAD + c
-    q = tl.load(place, mask=i < t, other=0.0)
-    k = tl.load(place + width, mask=i < t, other=0.0)
-    v = tl.load(place + 2 * width, mask=i < t, other=0.0)
+    first = qkv + row * t * 3 * width + head * HEAD + c
+    q = tl.load(first + i * (3 * width), mask=i < t, other=0.0)
+    k = tl.load(first + m * (3 * width) + width, mask=m < t, other=0.0)
+    v = tl.load(first + m * (3 * width) + 2 * width, mask=m < t, other=0.0)
     added = bias + row * of_row + head * of_head + i * of_query + j * of_key
     added = tl.load(added, mask=(i < t) & (j < t), other=0.0).to(tl.float32)
     weights = _weights(q, k, added, t, j)
@@ -182,32 +226,64 @@ def _attend(
 
 @triton.jit(do_not_specialize=["t", "heads", "of_row", "of_head", "of_query", "of_key"])
 def _attend_back(
-    grad, qkv, bias, out, by_score, key, t, heads, of_row, of_head, of_query, of_key,
-    CUT: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr,
+    grad, qkv, bias, out, by_score, kept_out, key, t, heads, of_row, of_head, of_query, of_key,
+    CUT: tl.constexpr, HEAD: tl.constexpr, QUERIES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     both = tl.program_id(0)
     row, head, width = both // heads, both % heads, heads * HEAD
-    i, j, c = (
+    i = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[:, None]
+    m, j, c = (
         tl.arange(0, BLOCK)[:, None],
         tl.arange(0, BLOCK)[None, :],
         tl.arange(0, HEAD)[None, :],
     )
-    at = (row * t + i) * (3 * width) + head * HEAD + c
-    q = tl.load(qkv + at, mask=i < t, other=0.0)
-    k = tl.load(qkv + at + width, mask=i < t, other=0.0)
-    v = tl.load(qkv + at + 2 * width, mask=i < t, other=0.0)
+    first = row * t * 3 * width + head * HEAD + c
+    of_queries, of_keys = first + i * (3 * width), first + m * (3 * width) + width
+    q = tl.load(qkv + of_queries, mask=i < t, other=0.0)
+    k = tl.load(qkv + of_keys, mask=m < t, other=0.0)
+    v = tl.load(qkv + of_keys + width, mask=m < t, other=0.0)
     back = tl.load(grad + (row * t + i) * width + head * HEAD + c, mask=i < t, other=0.0)
     added = bias + row * of_row + head * of_head + i * of_query + j * of_key
     added = tl.load(added, mask=(i < t) & (j < t), other=0.0).to(tl.float32)
     weights = _weights(q, k, added, t, j)
-    score = (both * t + i) * t + j
+    score, there = (both * t + i) * t + j, (i < t) & (j < t)
     kept = where_kept(weights, score, key, CUT).to(v.dtype)
-    tl.store(out + at + 2 * width, tl.dot(tl.trans(kept), back), mask=i < t)
     by_weight = where_kept(tl.dot(back, tl.trans(v)), score, key, CUT)
     by = (weights * (by_weight - tl.sum(by_weight * weights, 1)[:, None])).to(v.dtype)
-    tl.store(by_score + score, by, mask=(i < t) & (j < t))
-    tl.store(out + at, tl.dot(by, k), mask=i < t)
-    tl.store(out + at + width, tl.dot(tl.trans(by), q), mask=i < t)
+    tl.store(by_score + score, by, mask=there)
+    tl.store(out + of_queries, tl.dot(by, k), mask=i < t)
+    if QUERIES == BLOCK:
+        tl.store(out + of_keys, tl.dot(tl.trans(by), q), mask=m < t)
+        tl.store(out + of_keys + width, tl.dot(tl.trans(kept), back), mask=m < t)
+    else:  # other blocks have the other queries; ``_attend_back_keys`` brings them together
+        tl.store(kept_out + score, kept, mask=there)
+
+
+@triton.jit(do_not_specialize=["t", "heads"])
+def _attend_back_keys(
+    grad, qkv, out, by_score, kept, t, heads,
+    HEAD: tl.constexpr, QUERIES: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
+    both = tl.program_id(0)
+    row, head, width = both // heads, both % heads, heads * HEAD
+    j = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[None, :]
+    m = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[:, None]
+    c = tl.arange(0, HEAD)[None, :]
+    first = row * t * 3 * width + head * HEAD + c
+    d_k = tl.zeros((QUERIES, HEAD), tl.float32)
+    d_v = tl.zeros((QUERIES, HEAD), tl.float32)
+    for block in range(BLOCKS):
+        i = (block * QUERIES + tl.arange(0, QUERIES))[:, None]
+        score, there = (both * t + i) * t + j, (i < t) & (j < t)
+        by = tl.load(by_score + score, mask=there, other=0.0)
+        weights = tl.load(kept + score, mask=there, other=0.0)
+        q = tl.load(qkv + first + i * (3 * width), mask=i < t, other=0.0)
+        back = tl.load(grad + (row * t + i) * width + head * HEAD + c, mask=i < t, other=0.0)
+        d_k += tl.dot(tl.trans(by), q)
+        d_v += tl.dot(tl.trans(weights), back)
+    of_keys = out + first + m * (3 * width) + width
+    tl.store(of_keys, d_k, mask=m < t)
+    tl.store(of_keys + width, d_v, mask=m < t)
 
 
 @triton.jit(do_not_specialize=["n", "t", "heads", "of_row"])
@@ -311,7 +387,28 @@ def norm_back(
         residual, inner, x, weight, scale, out, by_weight, n,
         TILES=tiles, D=d, ROWS=rows, WIDTH=width,
     )  # fmt: skip
-    return out, by_weight.sum(0)
+    d_weight = torch.empty_like(weight)
+    _add_rows[triton.cdiv(d, 16),](by_weight, d_weight, blocks, D=d, ROWS=PARTS, WIDTH=16)
+    return out, d_weight
+
+
+def relax(logits: Tensor, scale: Tensor, key: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """softmax((logits + scale g) / tau) of float32 [n, K], g drawn from Gumbel(0, 1) by the key,
+    and the one-hot rows of its largest. scale: a scalar, or of each code, [K]."""
+    (n, k), soft, hard = logits.shape, torch.empty_like(logits), torch.empty_like(logits)
+    rows, width = _rows(k)
+    _relax[triton.cdiv(n, rows),](
+        logits, scale, key, soft, hard, tau, n, int(scale.ndim > 0), K=k, ROWS=rows, WIDTH=width
+    )  # fmt: skip
+    return soft, hard
+
+
+def relax_back(grad: Tensor, soft: Tensor, tau: float) -> Tensor:
+    """The gradient at the logits of ``relax``, given that at either of its results."""
+    (n, k), out, grad = soft.shape, torch.empty_like(soft), grad.contiguous()
+    rows, width = _rows(k)
+    _relax_back[triton.cdiv(n, rows),](grad, soft, out, tau, n, K=k, ROWS=rows, WIDTH=width)
+    return out
 
 
 def softmax(
@@ -342,8 +439,15 @@ def softmax_back(grad: Tensor, weights: Tensor, keep: Tensor | None, scale: floa
 
 
 def attends(x: Tensor, t: int, head: int) -> bool:
-    """Whether ``attend`` has room for t tokens: a block holds all scores of a row and head."""
-    return x.dtype in FUSED_TYPES and t <= TOKENS and head in HEADS
+    """Whether ``attend`` has room for t tokens: a block holds a query's scores of all keys."""
+    return x.dtype in FUSED_TYPES and t <= KEYS and head in HEADS
+
+
+def _blocks(t: int) -> tuple[int, int, int]:
+    """Queries of a block and keys of it, which are all there are, and blocks of the queries."""
+    keys = max(16, triton.next_power_of_2(t))
+    queries = keys if keys <= WHOLE else PART
+    return queries, keys, triton.cdiv(t, queries)
 
 
 def attend(qkv: Tensor, bias: Tensor, keep: Tensor | None, scale: float, heads: int) -> Tensor:
@@ -352,11 +456,12 @@ def attend(qkv: Tensor, bias: Tensor, keep: Tensor | None, scale: float, heads: 
     bias: [B or 1, H, T, T], added to the scores. keep: of the weights, [B, H, T, T].
     """
     t, width = bias.shape[-1], qkv.shape[1] // 3
-    b, block = len(qkv) // t, max(16, triton.next_power_of_2(t))
+    b, (queries, keys, blocks) = len(qkv) // t, _blocks(t)
     bias, (key, cut) = bias.expand(b, heads, t, t), _key(keep, scale, qkv)
     out = qkv.new_empty(len(qkv), width)
-    _attend[b * heads,](
-        qkv, bias, out, key, t, heads, *bias.stride(), CUT=cut, HEAD=width // heads, BLOCK=block
+    _attend[b * heads, blocks](
+        qkv, bias, out, key, t, heads, *bias.stride(),
+        CUT=cut, HEAD=width // heads, QUERIES=queries, BLOCK=keys, num_warps=4 if keys <= 64 else 8,
     )  # fmt: skip
     return out
 
@@ -367,20 +472,27 @@ def attend_back(
     """Gradients at q, k, v, [B T, 3 I], and at the scores, [B, H, T, T], given that at what
     ``attend`` read."""
     t, width = bias.shape[-1], qkv.shape[1] // 3
-    b, block = len(qkv) // t, max(16, triton.next_power_of_2(t))
+    b, (queries, keys, blocks) = len(qkv) // t, _blocks(t)
     bias, (key, cut) = bias.expand(b, heads, t, t), _key(keep, scale, qkv)
     out, by_score = torch.empty_like(qkv), qkv.new_empty(b, heads, t, t)
-    _attend_back[b * heads,](
-        grad, qkv, bias, out, by_score, key, t, heads, *bias.stride(),
-        CUT=cut, HEAD=width // heads, BLOCK=block, num_warps=8 if block > 32 else 4,
+    kept = by_score if queries == keys else torch.empty_like(by_score)
+    _attend_back[b * heads, blocks](
+        grad, qkv, bias, out, by_score, kept, key, t, heads, *bias.stride(),
+        CUT=cut, HEAD=width // heads, QUERIES=queries, BLOCK=keys, num_warps=4 if keys <= 32 else 8,
     )  # fmt: skip
+    if queries < keys:
+        blocks = triton.cdiv(t, WHOLE)
+        _attend_back_keys[b * heads, blocks](
+            grad, qkv, out, by_score, kept, t, heads,
+            HEAD=width // heads, QUERIES=WHOLE, BLOCKS=blocks,
+        )  # fmt: skip
     return out, by_score
 
 
 def asks(memory: Tensor, heads: int, t: int) -> bool:
     """Whether ``ask`` has room for these."""
     _, s, d = memory.shape
-    fits = s <= MEMORIES and heads * t <= TOKENS and d in WIDTHS
+    fits = s <= MEMORIES and heads * t <= ROWS_ASKED and d in WIDTHS
     return memory.dtype in FUSED_TYPES and fits
 
 
@@ -397,7 +509,7 @@ def ask(asked: Tensor, memory: Tensor, bias: Tensor, keep: Tensor | None, scale:
     b, t, s, rows, block = sizes
     _ask[b,](
         asked, memory, bias, out, key, b, t, s, len(asked), bias.stride(0),
-        CUT=cut, D=memory.shape[2], ROWS=rows, BLOCK=block,
+        CUT=cut, D=memory.shape[2], ROWS=rows, BLOCK=block, num_warps=4 if block <= 64 else 8,
     )  # fmt: skip
     return out
 
@@ -410,7 +522,7 @@ def ask_back(
     (key, cut), (b, t, s, rows, block) = _key(keep, scale, asked), _sizes(asked, memory)
     _ask_back[b,](
         grad, asked, memory, bias, by_asked, by_memory, key, b, t, s, len(asked), bias.stride(0),
-        CUT=cut, D=memory.shape[2], ROWS=rows, BLOCK=block,
+        CUT=cut, D=memory.shape[2], ROWS=rows, BLOCK=block, num_warps=4 if block <= 64 else 8,
     )  # fmt: skip
     return by_asked, by_memory
 

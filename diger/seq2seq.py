@@ -68,12 +68,9 @@ def buckets_on(device: torch.device, length: int, bidirectional: bool) -> Tensor
 
 @functools.cache
 def chosen_on(device: torch.device, length: int, bidirectional: bool) -> Tensor:
-    """float32 [length^2, BUCKETS], one-hot: the buckets of a square."""
-    return (
-        F.one_hot(relative_buckets(length, length, bidirectional), BUCKETS)
-        .flatten(0, 1)
-        .to(device, torch.float32)
-    )
+    """float32 [length, length, BUCKETS], one-hot: the buckets of a square."""
+    buckets = relative_buckets(length, length, bidirectional)
+    return F.one_hot(buckets, BUCKETS).to(device, torch.float32)
 
 
 def relative_buckets(queries: int, keys: int, bidirectional: bool) -> Tensor:
@@ -263,9 +260,10 @@ class Stack(nn.Module):
         """[1, H, queries, keys]; queries are the last ones of the keys' positions."""
         table = self.position.weight
         if queries == keys <= LONGEST_CHOICE and kernels_for(table) is not None:
-            # A product's way back is one more; that of a look-up sorts what it looked up.
-            found = chosen_on(table.device, keys, not self.decoder) @ table
-            return found.view(keys, keys, -1).permute(2, 0, 1)[None]
+            # A product's way back is one more; that of a look-up sorts what it looked up. Row by
+            # row, or it would be one long sum that few threads can share.
+            chosen = chosen_on(table.device, keys, not self.decoder)
+            return torch.bmm(chosen, table.expand(keys, -1, -1)).permute(2, 0, 1)[None]
         buckets = buckets_on(self.position.weight.device, keys, not self.decoder)[-queries:]
         return self.position(buckets).permute(2, 0, 1)[None]
 

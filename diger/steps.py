@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WAYS = ("eager", "graph", "compile")
 #: Lengths of history, in items, that recorded steps are made for; between them, the longer one.
-WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+WIDTHS = (
+    1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192,
+    224, 256, 320, 384, 448, 512,
+)  # fmt: skip
 COMPILED_SHAPES = 64
 CAPACITY_UNIT = 256  # distinct items of a recorded step are a multiple of it
 
@@ -58,6 +61,9 @@ class Steps:
         self.sums: dict[str, Tensor] = {}
         self.run_steps = 0
         self.capacities: dict[int, int] = {}
+        positions = trainer.data.train_positions
+        lengths = positions - trainer.data.history_starts(positions)
+        self.longest = int(lengths.max(initial=1))  # no step need be wider
         size = trainer.config.batch_size
         self._positions = torch.zeros(size, dtype=torch.int64, device=trainer.device)
 
@@ -112,6 +118,7 @@ class Steps:
     def _shape(self, rows: Rows) -> tuple[int, int]:
         """Columns of the histories and number of distinct items of the step for these rows."""
         width = next((w for w in WIDTHS if w >= rows.width), rows.width)
+        width = max(min(width, self.longest), rows.width)
         items = self.trainer.data.n_items
         if not self.trainer.estimator.trains_tokenizer:
             return width, items  # nothing is tokenised: there is nothing to pad

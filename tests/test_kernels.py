@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diger import functional, keep
+from diger import estimators, functional, keep
+from diger.cached import FrequencyDecayCached
+from diger.estimators import Estimator, Gumbel, StandardDeviationDecay
 from diger.keep import cut, draw_keys, mask
 from diger.seq2seq import ModelConfig, Seq2Seq
 
@@ -92,6 +94,82 @@ def test_a_block_is_the_same_by_kernels(
         torch.testing.assert_close(ours, torchs, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("of_codes", [True, False], ids=["a scale each", "one scale"])
+def test_relaxed_codes(
+    of_codes: bool, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draws are those of ``draws``; beyond that, what torch's operations make of them."""
+    monkeypatch.setattr(keep, "on_gpu", lambda x: True)
+    torch.manual_seed(0)
+    n, k, tau = 37, 20, 1.7
+    logits, key = torch.randn(n, k).requires_grad_(), draw_keys(torch.zeros(()), 1)
+    scale = torch.rand(k) * (torch.rand(k) > 0.5) if of_codes else torch.tensor(0.8)
+    hard = functional.relaxed(logits, scale, key, tau)
+    grad = torch.randn(n, k)
+    (found,) = torch.autograd.grad((hard * grad).sum(), logits)
+    uniform = torch.from_numpy((keep.draws(n * k, int(key)) + 0.5) / 2**32).view(n, k)
+    noisy = logits + scale * -(-uniform.log()).log().float()
+    wanted = torch.nn.functional.one_hot(noisy.argmax(-1), k).float()
+    torch.testing.assert_close(hard, wanted, atol=0, rtol=0)
+    soft = (noisy / tau).softmax(-1)
+    (back,) = torch.autograd.grad((soft * grad).sum(), logits)
+    torch.testing.assert_close(found, back, atol=1e-5, rtol=1e-4)
+
+
+def test_noise_is_that_of_gumbel(kernels: ModuleType) -> None:
+    """Codes of equal logits are drawn equally often, and of unequal ones as their softmax says."""
+    torch.manual_seed(0)
+    n = 20_000
+    logits = torch.tensor([0.0, 1.0, -0.5, 0.3]).repeat(n, 1)
+    _, hard = kernels.relax(logits, torch.ones(()), draw_keys(logits, 1), 1.0)
+    share = logits[0].softmax(-1)
+    error = (share * (1 - share) / n).sqrt()
+    assert ((hard.mean(0) - share).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("name", ["gumbel", "sdud", "cached"])
+def test_only_what_it_is_made_for_is_relaxed_in_one_launch(
+    name: str, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keep, "on_gpu", lambda x: True)
+    made: dict[str, Estimator] = {
+        "gumbel": Gumbel(2, 8),
+        "sdud": StandardDeviationDecay(2, 8),
+        "cached": FrequencyDecayCached(2, 8),
+    }
+    called = []
+
+    def relaxed(logits: Tensor, *rest: object) -> Tensor:
+        called.append(rest)
+        return logits
+
+    monkeypatch.setattr(estimators, "relaxed", relaxed)
+    logits = torch.randn(5, 8)
+    codes = torch.zeros(5, dtype=torch.int64)
+    made[name].relax(logits, 0, torch.Generator().manual_seed(0), codes)
+    assert bool(called) == (name == "gumbel")
+
+
+def test_queries_in_several_blocks(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More keys than a block has queries for."""
+    monkeypatch.setattr(kernels, "WHOLE", 16)
+    monkeypatch.setattr(kernels, "PART", 16)
+    torch.manual_seed(0)
+    t = 37
+    qkv, bias = torch.randn(2 * t, 3 * INNER) * 0.5, torch.randn(2, H, t, t)
+    drawn, grad = draw_keys(qkv, 1), torch.randn(2 * t, INNER)
+    inputs = [qkv.clone().requires_grad_(), bias.clone().requires_grad_()]
+    q, k, v = inputs[0].view(2, t, 3, H, HEAD).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-1, -2) + inputs[1]).softmax(-1)
+    weights = weights * mask(weights, drawn, SCALE)
+    read = (weights @ v).transpose(1, 2).reshape(2 * t, INNER)
+    wanted = torch.autograd.grad((read * grad).sum(), inputs)
+    torch.testing.assert_close(kernels.attend(qkv, bias, drawn, SCALE, H), read)
+    found = kernels.attend_back(grad, qkv, bias, drawn, SCALE, H)
+    for ours, torchs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, torchs, atol=1e-5, rtol=1e-4)
+
+
 def test_kernels_drop_what_the_mask_says(kernels: ModuleType) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(70, 41), torch.randn(70, 41)
@@ -162,12 +240,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from diger import kernels
 
-TYPES = {"key": "*i64", "epsilon": "fp32", "factor": "fp32", "scale": "*fp32", "weight": "*fp32"}
-NUMBERS = {"n", "t", "s", "heads", "of_row", "of_head", "of_query", "of_key"}
+TYPES = {"tau": "fp32", "key": "*i64",
+         "epsilon": "fp32", "factor": "fp32", "scale": "*fp32", "weight": "*fp32"}
+NUMBERS = {"n", "t", "s", "heads", "of_row", "of_head", "of_query", "of_key", "of_code"}
 VALUES = {"CUT": 429496730, "SIZE": 2048, "D": 128, "ROWS": 16, "WIDTH": 128, "TILES": 2,
-          "HEAD": 64, "BLOCK": 32}
+          "HEAD": 64, "QUERIES": 32, "BLOCK": 128, "BLOCKS": 2, "K": 128}
 for name in ("_drop", "_drop_add", "_relu_drop", "_norm", "_norm_back", "_softmax",
-             "_softmax_back", "_attend", "_attend_back", "_ask", "_ask_back"):
+             "_softmax_back", "_add_rows", "_attend", "_attend_back", "_attend_back_keys",
+             "_ask", "_ask_back", "_relax", "_relax_back"):
     kernel = getattr(kernels, name)
     types, values = {}, {}
     for argument in kernel.arg_names:
@@ -193,4 +273,4 @@ def test_kernels_compile_for_a_gpu() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("True") == 11
+    assert done.stdout.count("True") == 15
