@@ -9,7 +9,7 @@ without Triton has masks. ``scale`` is 1 / (1 - p), p the probability of droppin
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from types import ModuleType
 
 import numpy as np
@@ -20,6 +20,8 @@ from torch import Tensor
 # What is compiled of diger.loops has these in it and is kept until that file changes: change both.
 LOW = 0xFFFFFFFF
 FIRST, SECOND, THIRD = 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB
+
+KERNEL_TYPES = (torch.float32, torch.bfloat16)
 
 
 def draw_keep(like: Tensor, shape: tuple[int, ...], p: float) -> Tensor:
@@ -50,17 +52,16 @@ def by_key(like: Tensor) -> bool:
     return like.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def kernels_for(x: Tensor, keep: Tensor | None = None) -> ModuleType | None:
+def kernels_for(
+    x: Tensor, keep: Tensor | None = None, types: Container[torch.dtype] = KERNEL_TYPES
+) -> ModuleType | None:
     """``diger.kernels`` if it has what can be done with x: only on a GPU, and not where torch looks
     at operations in place of running them."""
-    if torch.compiler.is_compiling() or not on_gpu(x) or x.dtype not in KERNEL_TYPES:
+    if torch.compiler.is_compiling() or not on_gpu(x) or x.dtype not in types:
         return None
     if keep is not None and keep.dtype != torch.int64:
         return None
     return _kernels()
-
-
-KERNEL_TYPES = (torch.float32, torch.bfloat16)
 
 
 def on_gpu(x: Tensor) -> bool:

@@ -26,6 +26,7 @@ KEYS, MEMORIES = 256, 256  # most of a block in self- and cross-attention, which
 WHOLE, PART = 64, 32  # of so many keys a block has all queries, of more only a part of them
 ROWS_ASKED = 64  # queries of a row in cross-attention, all heads together
 HEADS, WIDTHS = (16, 32, 64, 128), (16, 32, 64, 128)  # of what it holds beside them
+LONGEST_SUM = 4096  # numbers of float64 that a block adds up at once
 PARTS = 256  # blocks, at most, that share the rows of a sum over rows
 
 
@@ -326,6 +327,16 @@ def _ask_back(
     tl.store(by_asked + at, tl.dot(by, keys), mask=there)
 
 
+@triton.jit(do_not_specialize=["n"])
+def _reciprocal(matrix, x, out, n, D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, WIDTH)[None, :]
+    value = tl.load(matrix + row * D + column, mask=(row < n) & (column < D), other=0.0)
+    by = tl.load(x + column, mask=column < D, other=0.0)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    tl.store(out + row, 1.0 / tl.where(row < n, tl.sum(value * by, 1), 1.0), mask=row < n)
+
+
 def _key(keep: Tensor | None, scale: float, like: Tensor) -> tuple[Tensor, int]:
     """The key and the cut; where all is kept, any tensor and 0."""
     return (like, 0) if keep is None else (keep, rule.cut(scale))
@@ -408,6 +419,16 @@ def relax_back(grad: Tensor, soft: Tensor, tau: float) -> Tensor:
     (n, k), out, grad = soft.shape, torch.empty_like(soft), grad.contiguous()
     rows, width = _rows(k)
     _relax_back[triton.cdiv(n, rows),](grad, soft, out, tau, n, K=k, ROWS=rows, WIDTH=width)
+    return out
+
+
+def reciprocal_(out: Tensor, matrix: Tensor, x: Tensor) -> Tensor:
+    """1 / (matrix x) into ``out`` [n], for a float64 matrix [n, k] of at most ``LONGEST_SUM``
+    columns."""
+    n, k = matrix.shape
+    width = max(16, triton.next_power_of_2(k))
+    rows = max(1, LONGEST_SUM // 4 // width)
+    _reciprocal[triton.cdiv(n, rows),](matrix, x, out, n, D=k, ROWS=rows, WIDTH=width)
     return out
 
 

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from diger.checks import SettingError
+from diger.keep import kernels_for
 
 #: Items whose distances to all codes are held at a time, a bound on memory.
 PART = 1 << 16
@@ -116,8 +117,16 @@ class Sinkhorn(Assignment):
     def _scale(self, kernel_NxK: Tensor) -> tuple[Tensor, Tensor]:
         """log of the row and column factors, by products with the kernel: a matrix read twice an
         iteration, where the log domain needs an exponential of each entry."""
-        k = kernel_NxK.shape[1]
+        n, k = kernel_NxK.shape
         columns = kernel_NxK.new_ones(k)
+        kernels = kernels_for(kernel_NxK, types=(torch.float64,))
+        if kernels is not None and max(n, k) <= kernels.LONGEST_SUM:
+            along, across = kernel_NxK.contiguous(), kernel_NxK.T.contiguous()
+            rows = kernel_NxK.new_empty(n)
+            for _ in range(self.iterations):
+                kernels.reciprocal_(rows, along, columns)
+                kernels.reciprocal_(columns, across, rows)
+            return rows.log(), columns.log() - np.log(k)
         for _ in range(self.iterations):
             # Up to a factor that the next line takes out again: a GPU's time is its launches.
             rows = torch.mv(kernel_NxK, columns).reciprocal_()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures speed on a GPU node, in under ten minutes, and needs neither git nor a network:
 #
-#   bash scripts/gpu_bench.sh [FOLDER] [OUT] [key=value ...]
+#   bash scripts/gpu_bench.sh [FOLDER] [OUT] [option or key=value ...]
 #
 # FOLDER is what scripts/pack_offline.sh packed; without it, or with -, the checkout's own .venv is
 # used. OUT (reports/speed) gets the results, as they come, with log.txt and gpu.txt, which says what
@@ -9,6 +9,8 @@
 # failed or had to be cut short; what was measured until then stays.
 #
 #   LIMIT_SECONDS=570   after which it is interrupted, the set-up of the environment included
+#   PARTS="train:130 ..."  the parts, in their order, and the seconds to plan for each: fewer, or
+#                       shorter ones, where there is less time
 set -uo pipefail
 
 say() { printf 'gpu_bench: %s\n' "$*" >&2; }
@@ -16,6 +18,10 @@ fail() { say "error: $*"; exit 2; }
 
 SECONDS=0
 limit="${LIMIT_SECONDS:-570}"
+parts="${PARTS:-statistics:10 tokenizer:20 train:130 agreement:10 together:70 deterministic:25 recbole:25 users:15 items:25}"
+for part in $parts; do
+  [[ "$part" =~ ^[a-z]+:[1-9][0-9]*$ ]] || fail "PARTS must be words like train:130, got $part"
+done
 [[ "$limit" =~ ^[1-9][0-9]*$ ]] || fail "LIMIT_SECONDS must be a whole number from 1, got $limit"
 case "${1:-}" in -*[!-]*) fail "usage: bash scripts/gpu_bench.sh [FOLDER] [OUT] [key=value ...]" ;; esac
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -44,7 +50,7 @@ export PYTHONUNBUFFERED=1
 worst=0
 failed=()
 : >"$out/log.txt"
-for part in statistics:10 tokenizer:20 train:130 agreement:10 together:70 deterministic:25 recbole:25 users:15 items:25; do
+for part in $parts; do
   left=$((limit - SECONDS))
   code=124
   if [ "$left" -gt 0 ]; then

@@ -16,6 +16,7 @@
 #   MINUTES=9           after which it must be over, the set-up of the environment included
 #   FINISH_WITHIN=$MINUTES  minutes from now in which a cell must be expected to be done, over all
 #                       portions that this node is there for
+#   RESULTS=results/portions  where cells run; a store with nothing else in it, for the bundle
 #   COMMAND=experiment  or tune: the trials of benchmark.tune; choose here, after the import
 #   TOKENIZERS=1        0: bring no tokenizers back
 #   UNFINISHED=0        1: bring begun cells back, too, as unfinished.tar; where FOLDER holds such a
@@ -54,7 +55,7 @@ else
 fi
 git rev-parse HEAD >/dev/null 2>&1 || [[ "${DIGER_BENCH_COMMIT:-}" =~ ^[0-9a-f]{40}$ ]] ||
   fail "this copy has no git: set DIGER_BENCH_COMMIT to what git rev-parse HEAD gives where it was made"
-results="${RESULTS:-$repo/results}"
+results="${RESULTS:-$repo/results/portions}"
 mkdir -p "$out" "$results" || fail "cannot write to $out or $results"
 nvidia-smi >"$out/gpu.txt" 2>&1 || say "note: nvidia-smi does not run here"
 if [ -f "$folder/unfinished.tar" ]; then

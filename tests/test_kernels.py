@@ -16,6 +16,7 @@ from diger import estimators, functional, keep
 from diger.cached import FrequencyDecayCached
 from diger.estimators import Estimator, Gumbel, StandardDeviationDecay
 from diger.keep import cut, draw_keys, mask
+from diger.quantizer import Sinkhorn
 from diger.seq2seq import ModelConfig, Seq2Seq
 
 B, T, M, D, H, HEAD, WIDE = 3, 5, 7, 16, 2, 16, 9
@@ -150,6 +151,16 @@ def test_only_what_it_is_made_for_is_relaxed_in_one_launch(
     assert bool(called) == (name == "gumbel")
 
 
+def test_balanced_assignment_is_the_same_by_kernels(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    distances = torch.rand(70, 9)
+    wanted = Sinkhorn(waits=False).transport(distances)
+    monkeypatch.setattr(keep, "on_gpu", lambda x: True)
+    torch.testing.assert_close(Sinkhorn(waits=False).transport(distances), wanted)
+
+
 def test_queries_in_several_blocks(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """More keys than a block has queries for."""
     monkeypatch.setattr(kernels, "WHOLE", 16)
@@ -240,14 +251,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from diger import kernels
 
-TYPES = {"tau": "fp32", "key": "*i64",
+TYPES = {"matrix": "*fp64", "tau": "fp32", "key": "*i64",
          "epsilon": "fp32", "factor": "fp32", "scale": "*fp32", "weight": "*fp32"}
 NUMBERS = {"n", "t", "s", "heads", "of_row", "of_head", "of_query", "of_key", "of_code"}
 VALUES = {"CUT": 429496730, "SIZE": 2048, "D": 128, "ROWS": 16, "WIDTH": 128, "TILES": 2,
           "HEAD": 64, "QUERIES": 32, "BLOCK": 128, "BLOCKS": 2, "K": 128}
 for name in ("_drop", "_drop_add", "_relu_drop", "_norm", "_norm_back", "_softmax",
              "_softmax_back", "_add_rows", "_attend", "_attend_back", "_attend_back_keys",
-             "_ask", "_ask_back", "_relax", "_relax_back"):
+             "_ask", "_ask_back", "_relax", "_relax_back",
+             "_reciprocal"):
     kernel = getattr(kernels, name)
     types, values = {}, {}
     for argument in kernel.arg_names:
@@ -273,4 +285,4 @@ def test_kernels_compile_for_a_gpu() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("True") == 15
+    assert done.stdout.count("True") == 16
