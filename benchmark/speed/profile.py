@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,7 +96,14 @@ def of_tokenizer(device: str, steps: int) -> dict[str, Any]:
 
 def markdown(facts: dict[str, Any]) -> str:
     """A table for each thing that was profiled."""
-    lines = [f"# Where the time goes: {facts['device']['name']}", "", f"`{facts['command']}`", ""]
+    versions = facts["versions"]
+    lines = [
+        f"# Where the time goes: {facts['device']['name']}",
+        "",
+        f"`{facts['command']}`, commit {facts['git']['commit']}, torch {versions['torch']}, Python "
+        f"{versions['python']}. Kernels below the first {SHOWN} of each are in the sums alone.",
+        "",
+    ]
     for row in facts["profiles"]:
         lines += [
             f"## {row['what']}",
@@ -140,7 +148,8 @@ def main(given: list[str] | None = None) -> None:
         for target in targets:
             check(target)
         facts: dict[str, Any] = {
-            "command": "python -m benchmark.speed.profile", "git": provenance.git_state(parsed.out),
+            "command": " ".join(["python -m benchmark.speed.profile", *sys.argv[1:]]),
+            "git": provenance.git_state(parsed.out),
             "versions": provenance.versions(),
             "device": provenance.device_facts(device, parsed.threads),
             "profiles": [],
