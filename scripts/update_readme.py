@@ -4,7 +4,7 @@ for experiment in beauty-cpu quick; do
   python -m benchmark.report experiment=$experiment store=results/published \
       out=reports/published/$experiment
 done
-python -m benchmark.report experiment=beauty-cpu,beauty-cpu-wide,beauty-cpu-kmeans \
+python -m benchmark.report experiment=beauty-cpu,beauty-cpu-wide,beauty-cpu-kmeans,beauty-cpu-long \
     grid.method=[tiger] \
     store=results/published out=reports/published/beauty-cpu-tiger
 python -m benchmark.findings experiment=beauty-cpu,quick,collapse,beauty-fifth \
