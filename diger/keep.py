@@ -9,6 +9,7 @@ without Triton has masks. ``scale`` is 1 / (1 - p), p the probability of droppin
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Container, Iterator
 from types import ModuleType
 
@@ -75,6 +76,16 @@ def _kernels() -> ModuleType | None:
         from diger import kernels
     except ImportError:  # torch comes without it on some systems
         return None
+    if torch.cuda.is_available():
+        # Triton compiles when a kernel is first launched, with a C compiler and a place to keep
+        # what it made: whether it can is to be known before a step depends on it.
+        try:
+            kernels.drop(torch.zeros(16, device="cuda"), None, 1.0, 1.0, torch.float32)
+            torch.cuda.synchronize()
+        except Exception as error:  # of several libraries, and a compiler's own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"steps are slower without Triton's kernels: {reason}", stacklevel=2)
+            return None
     return kernels
 
 

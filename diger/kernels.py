@@ -55,26 +55,34 @@ def where_kept(x, i, key, CUT: tl.constexpr):
 
 @triton.jit(do_not_specialize=["n"])
 def _drop(x, out, key, factor, n, CUT: tl.constexpr, SIZE: tl.constexpr):
-    i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
-    value = tl.load(x + i, mask=i < n, other=0.0).to(tl.float32)
-    tl.store(out + i, where_kept(value, i, key, CUT) * factor, mask=i < n)
+    # Here and below: what may pass 2^31 is a block's first place; within it 32 bits are enough.
+    first, i = tl.program_id(0).to(tl.int64) * SIZE, tl.arange(0, SIZE)
+    there = i < n - first
+    value = tl.load(x + first + i, mask=there, other=0.0).to(tl.float32)
+    value = where_kept(value, first.to(tl.uint32) + i.to(tl.uint32), key, CUT)
+    tl.store(out + first + i, value * factor, mask=there)
 
 
 @triton.jit(do_not_specialize=["n"])
 def _drop_add(
     x, y, out, key, factor, n, CUT: tl.constexpr, SIZE: tl.constexpr
 ):  # fmt: skip
-    i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
-    value = tl.load(y + i, mask=i < n, other=0.0).to(tl.float32)
-    base = tl.load(x + i, mask=i < n, other=0.0).to(tl.float32)
-    tl.store(out + i, base + where_kept(value, i, key, CUT) * factor, mask=i < n)
+    first, i = tl.program_id(0).to(tl.int64) * SIZE, tl.arange(0, SIZE)
+    there = i < n - first
+    value = tl.load(y + first + i, mask=there, other=0.0).to(tl.float32)
+    base = tl.load(x + first + i, mask=there, other=0.0).to(tl.float32)
+    value = where_kept(value, first.to(tl.uint32) + i.to(tl.uint32), key, CUT)
+    tl.store(out + first + i, base + value * factor, mask=there)
 
 
 @triton.jit(do_not_specialize=["n"])
 def _relu_drop(x, key, n, CUT: tl.constexpr, SIZE: tl.constexpr):
-    i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
-    value = tl.load(x + i, mask=i < n, other=0.0).to(tl.float32)
-    tl.store(x + i, where_kept(tl.where(value > 0, value, 0.0), i, key, CUT), mask=i < n)
+    first, i = tl.program_id(0).to(tl.int64) * SIZE, tl.arange(0, SIZE)
+    there = i < n - first
+    value = tl.load(x + first + i, mask=there, other=0.0).to(tl.float32)
+    value = tl.where(value < 0, 0.0, value)  # which leaves what is not a number as it is
+    value = where_kept(value, first.to(tl.uint32) + i.to(tl.uint32), key, CUT)
+    tl.store(x + first + i, value, mask=there)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -82,14 +90,14 @@ def _norm(
     x, weight, out, scale, epsilon, n,
     D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.arange(0, WIDTH)[None, :]
-    at, there = row * D + column, (row < n) & (column < D)
-    value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
+    at, there = row * D + column, (row < n - first) & (column < D)
+    value = tl.load(x + first * D + at, mask=there, other=0.0).to(tl.float32)
     by = 1.0 / tl.sqrt(tl.sum(value * value, 1)[:, None] / D + epsilon)
     weights = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
-    tl.store(out + at, value * by * weights, mask=there)
-    tl.store(scale + row, by, mask=row < n)
+    tl.store(out + first * D + at, value * by * weights, mask=there)
+    tl.store(scale + first + row, by, mask=row < n - first)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -97,21 +105,21 @@ def _norm_back(
     residual, inner, x, weight, scale, out, by_weight, n,
     TILES: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0) * TILES * ROWS
+    first = tl.program_id(0).to(tl.int64) * TILES * ROWS
     column = tl.arange(0, WIDTH)[None, :]
     weights = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
     total = tl.zeros((ROWS, WIDTH), tl.float32)
     for tile in range(TILES):
-        row = first + tile * ROWS + tl.arange(0, ROWS)[:, None]
-        at, there = row * D + column, (row < n) & (column < D)
-        by = tl.load(scale + row, mask=row < n, other=0.0)
-        normed = tl.load(x + at, mask=there, other=0.0).to(tl.float32) * by
-        grad = tl.load(inner + at, mask=there, other=0.0).to(tl.float32)
+        row = tile * ROWS + tl.arange(0, ROWS)[:, None]
+        at, there = row * D + column, (row < n - first) & (column < D)
+        by = tl.load(scale + first + row, mask=row < n - first, other=0.0)
+        normed = tl.load(x + first * D + at, mask=there, other=0.0).to(tl.float32) * by
+        grad = tl.load(inner + first * D + at, mask=there, other=0.0).to(tl.float32)
         total += grad * normed
         grad *= weights
         along = tl.sum(grad * normed, 1)[:, None] / D
-        around = tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
-        tl.store(out + at, around + (grad - normed * along) * by, mask=there)
+        around = tl.load(residual + first * D + at, mask=there, other=0.0).to(tl.float32)
+        tl.store(out + first * D + at, around + (grad - normed * along) * by, mask=there)
     column = tl.arange(0, WIDTH)
     tl.store(by_weight + tl.program_id(0) * D + column, tl.sum(total, 0), mask=column < D)
 
@@ -121,7 +129,7 @@ def _relax(
     logits, scale, key, soft, hard, tau, n, of_code,
     K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     code = tl.arange(0, WIDTH)[None, :]
     at, there = row * K + code, (row < n) & (code < K)
     value = tl.load(logits + at, mask=there, other=0.0)
@@ -139,7 +147,7 @@ def _relax(
 def _relax_back(
     grad, soft, out, tau, n, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     code = tl.arange(0, WIDTH)[None, :]
     at, there = row * K + code, (row < n) & (code < K)
     value = tl.load(grad + at, mask=there, other=0.0)
@@ -205,7 +213,7 @@ def _attend(
     qkv, bias, out, key, t, heads, of_row, of_head, of_query, of_key,
     CUT: tl.constexpr, HEAD: tl.constexpr, QUERIES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    both = tl.program_id(0)
+    both = tl.program_id(0).to(tl.int64)
     row, head, width = both // heads, both % heads, heads * HEAD
     i = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[:, None]
     m, j, c = (
@@ -213,16 +221,16 @@ def _attend(
         tl.arange(0, BLOCK)[None, :],
         tl.arange(0, HEAD)[None, :],
     )
-    first = qkv + row * t * 3 * width + head * HEAD + c
-    q = tl.load(first + i * (3 * width), mask=i < t, other=0.0)
-    k = tl.load(first + m * (3 * width) + width, mask=m < t, other=0.0)
-    v = tl.load(first + m * (3 * width) + 2 * width, mask=m < t, other=0.0)
-    added = bias + row * of_row + head * of_head + i * of_query + j * of_key
-    added = tl.load(added, mask=(i < t) & (j < t), other=0.0).to(tl.float32)
-    weights = _weights(q, k, added, t, j)
-    weights = where_kept(weights, (both * t + i) * t + j, key, CUT)
-    read = tl.dot(weights.to(v.dtype), v)
-    tl.store(out + (row * t + i) * width + head * HEAD + c, read, mask=i < t)
+    qkv += row * t * 3 * width + head * HEAD
+    q = tl.load(qkv + i * (3 * width) + c, mask=i < t, other=0.0)
+    k = tl.load(qkv + width + m * (3 * width) + c, mask=m < t, other=0.0)
+    v = tl.load(qkv + 2 * width + m * (3 * width) + c, mask=m < t, other=0.0)
+    bias += row * of_row + head * of_head
+    added = tl.load(bias + i * of_query + j * of_key, mask=(i < t) & (j < t), other=0.0)
+    weights = _weights(q, k, added.to(tl.float32), t, j)
+    score = (both * t * t).to(tl.uint32) + (i * t + j).to(tl.uint32)
+    read = tl.dot(where_kept(weights, score, key, CUT).to(v.dtype), v)
+    tl.store(out + row * t * width + head * HEAD + (i * width + c), read, mask=i < t)
 
 
 @triton.jit(do_not_specialize=["t", "heads", "of_row", "of_head", "of_query", "of_key"])
@@ -230,7 +238,7 @@ def _attend_back(
     grad, qkv, bias, out, by_score, kept_out, key, t, heads, of_row, of_head, of_query, of_key,
     CUT: tl.constexpr, HEAD: tl.constexpr, QUERIES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    both = tl.program_id(0)
+    both = tl.program_id(0).to(tl.int64)
     row, head, width = both // heads, both % heads, heads * HEAD
     i = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[:, None]
     m, j, c = (
@@ -238,26 +246,28 @@ def _attend_back(
         tl.arange(0, BLOCK)[None, :],
         tl.arange(0, HEAD)[None, :],
     )
-    first = row * t * 3 * width + head * HEAD + c
-    of_queries, of_keys = first + i * (3 * width), first + m * (3 * width) + width
+    first, of_scores = row * t * 3 * width + head * HEAD, both * t * t
+    qkv, out, grad = qkv + first, out + first, grad + row * t * width + head * HEAD
+    bias, by_score = bias + row * of_row + head * of_head, by_score + of_scores
+    of_queries, of_keys = i * (3 * width) + c, m * (3 * width) + width + c
     q = tl.load(qkv + of_queries, mask=i < t, other=0.0)
     k = tl.load(qkv + of_keys, mask=m < t, other=0.0)
     v = tl.load(qkv + of_keys + width, mask=m < t, other=0.0)
-    back = tl.load(grad + (row * t + i) * width + head * HEAD + c, mask=i < t, other=0.0)
-    added = bias + row * of_row + head * of_head + i * of_query + j * of_key
-    added = tl.load(added, mask=(i < t) & (j < t), other=0.0).to(tl.float32)
-    weights = _weights(q, k, added, t, j)
-    score, there = (both * t + i) * t + j, (i < t) & (j < t)
+    back = tl.load(grad + i * width + c, mask=i < t, other=0.0)
+    at, there = i * t + j, (i < t) & (j < t)
+    added = tl.load(bias + i * of_query + j * of_key, mask=there, other=0.0)
+    weights = _weights(q, k, added.to(tl.float32), t, j)
+    score = of_scores.to(tl.uint32) + at.to(tl.uint32)
     kept = where_kept(weights, score, key, CUT).to(v.dtype)
     by_weight = where_kept(tl.dot(back, tl.trans(v)), score, key, CUT)
     by = (weights * (by_weight - tl.sum(by_weight * weights, 1)[:, None])).to(v.dtype)
-    tl.store(by_score + score, by, mask=there)
+    tl.store(by_score + at, by, mask=there)
     tl.store(out + of_queries, tl.dot(by, k), mask=i < t)
     if QUERIES == BLOCK:
         tl.store(out + of_keys, tl.dot(tl.trans(by), q), mask=m < t)
         tl.store(out + of_keys + width, tl.dot(tl.trans(kept), back), mask=m < t)
     else:  # other blocks have the other queries; ``_attend_back_keys`` brings them together
-        tl.store(kept_out + score, kept, mask=there)
+        tl.store(kept_out + of_scores + at, kept, mask=there)
 
 
 @triton.jit(do_not_specialize=["t", "heads"])
@@ -265,24 +275,26 @@ def _attend_back_keys(
     grad, qkv, out, by_score, kept, t, heads,
     HEAD: tl.constexpr, QUERIES: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    both = tl.program_id(0)
+    both = tl.program_id(0).to(tl.int64)
     row, head, width = both // heads, both % heads, heads * HEAD
     j = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[None, :]
     m = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[:, None]
     c = tl.arange(0, HEAD)[None, :]
-    first = row * t * 3 * width + head * HEAD + c
+    first = row * t * 3 * width + head * HEAD
+    qkv, out, grad = qkv + first, out + first, grad + row * t * width + head * HEAD
+    by_score, kept = by_score + both * t * t, kept + both * t * t
     d_k = tl.zeros((QUERIES, HEAD), tl.float32)
     d_v = tl.zeros((QUERIES, HEAD), tl.float32)
     for block in range(BLOCKS):
         i = (block * QUERIES + tl.arange(0, QUERIES))[:, None]
-        score, there = (both * t + i) * t + j, (i < t) & (j < t)
-        by = tl.load(by_score + score, mask=there, other=0.0)
-        weights = tl.load(kept + score, mask=there, other=0.0)
-        q = tl.load(qkv + first + i * (3 * width), mask=i < t, other=0.0)
-        back = tl.load(grad + (row * t + i) * width + head * HEAD + c, mask=i < t, other=0.0)
+        at, there = i * t + j, (i < t) & (j < t)
+        by = tl.load(by_score + at, mask=there, other=0.0)
+        weights = tl.load(kept + at, mask=there, other=0.0)
+        q = tl.load(qkv + i * (3 * width) + c, mask=i < t, other=0.0)
+        back = tl.load(grad + i * width + c, mask=i < t, other=0.0)
         d_k += tl.dot(tl.trans(by), q)
         d_v += tl.dot(tl.trans(weights), back)
-    of_keys = out + first + m * (3 * width) + width
+    of_keys = out + width + m * (3 * width) + c
     tl.store(of_keys, d_k, mask=m < t)
     tl.store(of_keys + width, d_v, mask=m < t)
 
@@ -292,16 +304,17 @@ def _ask(
     asked, memory, bias, out, key, n, t, s, heads, of_row,
     CUT: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0)
+    row = tl.program_id(0).to(tl.int64)
     r, j, c = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK)[None, :], tl.arange(0, D)[None, :]
     m, there = tl.arange(0, BLOCK)[:, None], r < heads * t
-    at = ((r // t) * n * t + row * t + r % t) * D + c
-    query = tl.load(asked + at, mask=there, other=0.0)
-    keys = tl.load(memory + (row * s + m) * D + c, mask=m < s, other=0.0)
+    first, at = row * t * D, ((r // t) * n * t + r % t) * D + c
+    query = tl.load(asked + first + at, mask=there, other=0.0)
+    keys = tl.load(memory + row * s * D + (m * D + c), mask=m < s, other=0.0)
     added = tl.load(bias + row * of_row + j, mask=j < s, other=0.0).to(tl.float32)
     weights = _weights(query, keys, added, s, j)
-    kept = where_kept(weights, (row * heads * t + r) * s + j, key, CUT).to(keys.dtype)
-    tl.store(out + at, tl.dot(kept, keys), mask=there)
+    score = (row * heads * t * s).to(tl.uint32) + (r * s + j).to(tl.uint32)
+    kept = where_kept(weights, score, key, CUT).to(keys.dtype)
+    tl.store(out + first + at, tl.dot(kept, keys), mask=there)
 
 
 @triton.jit(do_not_specialize=["n", "t", "heads", "of_row"])
@@ -309,27 +322,28 @@ def _ask_back(
     grad, asked, memory, bias, by_asked, by_memory, key, n, t, s, heads, of_row,
     CUT: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0)
+    row = tl.program_id(0).to(tl.int64)
     r, j, c = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK)[None, :], tl.arange(0, D)[None, :]
     m, there = tl.arange(0, BLOCK)[:, None], r < heads * t
-    at, of_memory = ((r // t) * n * t + row * t + r % t) * D + c, (row * s + m) * D + c
-    query = tl.load(asked + at, mask=there, other=0.0)
-    back = tl.load(grad + at, mask=there, other=0.0)
+    first, at, of_memory = row * t * D, ((r // t) * n * t + r % t) * D + c, m * D + c
+    memory, by_memory = memory + row * s * D, by_memory + row * s * D
+    query = tl.load(asked + first + at, mask=there, other=0.0)
+    back = tl.load(grad + first + at, mask=there, other=0.0)
     keys = tl.load(memory + of_memory, mask=m < s, other=0.0)
     added = tl.load(bias + row * of_row + j, mask=j < s, other=0.0).to(tl.float32)
     weights = _weights(query, keys, added, s, j)
-    score = (row * heads * t + r) * s + j
+    score = (row * heads * t * s).to(tl.uint32) + (r * s + j).to(tl.uint32)
     kept = where_kept(weights, score, key, CUT).to(keys.dtype)
     by_weight = where_kept(tl.dot(back, tl.trans(keys)), score, key, CUT)
     by = (weights * (by_weight - tl.sum(by_weight * weights, 1)[:, None])).to(keys.dtype)
     both = tl.dot(tl.trans(kept), back) + tl.dot(tl.trans(by), query)
     tl.store(by_memory + of_memory, both, mask=m < s)
-    tl.store(by_asked + at, tl.dot(by, keys), mask=there)
+    tl.store(by_asked + first + at, tl.dot(by, keys), mask=there)
 
 
 @triton.jit(do_not_specialize=["n"])
 def _reciprocal(matrix, x, out, n, D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, WIDTH)[None, :]
     value = tl.load(matrix + row * D + column, mask=(row < n) & (column < D), other=0.0)
     by = tl.load(x + column, mask=column < D, other=0.0)
@@ -461,7 +475,17 @@ def softmax_back(grad: Tensor, weights: Tensor, keep: Tensor | None, scale: floa
 
 def attends(x: Tensor, t: int, head: int) -> bool:
     """Whether ``attend`` has room for t tokens: a block holds a query's scores of all keys."""
-    return x.dtype in FUSED_TYPES and t <= KEYS and head in HEADS
+    room = head <= 64 or t <= WHOLE or _roomy(x)
+    return x.dtype in FUSED_TYPES and t <= KEYS and head in HEADS and room
+
+
+def _roomy(x: Tensor) -> bool:
+    """Whether a block of this GPU may use as much shared memory as the largest of those kernels was
+    compiled to: 164 KB, which cards for games do not have."""
+    if not x.is_cuda:
+        return True
+    properties = torch.cuda.get_device_properties(x.device)
+    return getattr(properties, "shared_memory_per_block_optin", 0) >= 163_840
 
 
 def _blocks(t: int) -> tuple[int, int, int]:
@@ -476,6 +500,7 @@ def attend(qkv: Tensor, bias: Tensor, keep: Tensor | None, scale: float, heads: 
 
     bias: [B or 1, H, T, T], added to the scores. keep: of the weights, [B, H, T, T].
     """
+    assert qkv.is_contiguous()
     t, width = bias.shape[-1], qkv.shape[1] // 3
     b, (queries, keys, blocks) = len(qkv) // t, _blocks(t)
     bias, (key, cut) = bias.expand(b, heads, t, t), _key(keep, scale, qkv)
@@ -492,6 +517,7 @@ def attend_back(
 ) -> tuple[Tensor, Tensor]:
     """Gradients at q, k, v, [B T, 3 I], and at the scores, [B, H, T, T], given that at what
     ``attend`` read."""
+    assert qkv.is_contiguous()
     t, width = bias.shape[-1], qkv.shape[1] // 3
     b, (queries, keys, blocks) = len(qkv) // t, _blocks(t)
     bias, (key, cut) = bias.expand(b, heads, t, t), _key(keep, scale, qkv)
@@ -514,6 +540,7 @@ def asks(memory: Tensor, heads: int, t: int) -> bool:
     """Whether ``ask`` has room for these."""
     _, s, d = memory.shape
     fits = s <= MEMORIES and heads * t <= ROWS_ASKED and d in WIDTHS
+    fits = fits and (heads * t <= 16 or s <= MEMORIES // 2 or _roomy(memory))
     return memory.dtype in FUSED_TYPES and fits
 
 
@@ -539,8 +566,10 @@ def ask_back(
     grad: Tensor, asked: Tensor, memory: Tensor, bias: Tensor, keep: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Gradients at the queries and the memory, given that at what ``ask`` returned."""
+    assert grad.is_contiguous()
     by_asked, by_memory = torch.empty_like(asked), torch.empty_like(memory)
     (key, cut), (b, t, s, rows, block) = _key(keep, scale, asked), _sizes(asked, memory)
+    bias = bias.expand(b, 1, 1, s)
     _ask_back[b,](
         grad, asked, memory, bias, by_asked, by_memory, key, b, t, s, len(asked), bias.stride(0),
         CUT=cut, D=memory.shape[2], ROWS=rows, BLOCK=block, num_warps=4 if block <= 64 else 8,

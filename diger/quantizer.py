@@ -118,20 +118,19 @@ class Sinkhorn(Assignment):
         """log of the row and column factors, by products with the kernel: a matrix read twice an
         iteration, where the log domain needs an exponential of each entry."""
         n, k = kernel_NxK.shape
-        columns = kernel_NxK.new_ones(k)
+        rows, columns = kernel_NxK.new_empty(n), kernel_NxK.new_ones(k)
+        # n and k are in the kernels, not in the iterations, whose time on a GPU is their launches.
+        along, across = kernel_NxK * n, (kernel_NxK.T * k).contiguous()
         kernels = kernels_for(kernel_NxK, types=(torch.float64,))
-        if kernels is not None and max(n, k) <= kernels.LONGEST_SUM:
-            along, across = kernel_NxK.contiguous(), kernel_NxK.T.contiguous()
-            rows = kernel_NxK.new_empty(n)
-            for _ in range(self.iterations):
+        fits = kernels is not None and max(n, k) <= kernels.LONGEST_SUM
+        for _ in range(self.iterations):
+            if kernels is not None and fits:
                 kernels.reciprocal_(rows, along, columns)
                 kernels.reciprocal_(columns, across, rows)
-            return rows.log(), columns.log() - np.log(k)
-        for _ in range(self.iterations):
-            # Up to a factor that the next line takes out again: a GPU's time is its launches.
-            rows = torch.mv(kernel_NxK, columns).reciprocal_()
-            columns = torch.mv(kernel_NxK.T, rows).reciprocal_()
-        return rows.log(), columns.log() - np.log(k)
+            else:
+                rows = torch.mv(along, columns).reciprocal_()
+                columns = torch.mv(across, rows).reciprocal_()
+        return rows.log(), columns.log()
 
     def _scale_logs(self, log_kernel_NxK: Tensor) -> Tensor:
         """log of the plan, for an epsilon whose kernel has no place in float64."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diger.checks import SettingError, one_of
 from diger.graphs import Graphs, start_state
+from diger.keep import kernels_for
 from diger.sequences import Rows
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Steps:
 
     def __init__(self, trainer: Trainer, way: str, fixed: bool | None = None) -> None:
         one_of("step", way, WAYS)
+        kernels_for(trainer.content)  # looks whether Triton works, which no recorded step may do
         self.trainer, self.way = trainer, way
         self.on_gpu = trainer.device != "cpu"
         if way == "graph" and not self.on_gpu:
