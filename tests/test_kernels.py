@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmark.speed import kernels as check
 from diger import estimators, functional, keep
 from diger.cached import FrequencyDecayCached
 from diger.estimators import Estimator, Gumbel, StandardDeviationDecay
@@ -281,6 +282,34 @@ def test_dropout_of_a_stack_draws_its_keys_at_once(
         states.append(model.decode(history[:, :4], model.encode(history, there), there))
     assert states[0].equal(states[1])
     assert not states[0].allclose(states[2])
+
+
+def test_the_check_for_a_gpu_finds_what_is_wrong(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small enough for the interpreter; a kernel that is off is named, the others are not."""
+    sizes = {"HEADS": 2, "HEAD": 16, "WIDTH": 16, "HIDDEN": 24, "LENGTHS": ((3, 4, 12),)}
+    for name, value in {**sizes, "LIMITS": {torch.float32: 1e-4}}.items():
+        monkeypatch.setattr(check, name, value)
+    monkeypatch.setattr(keep, "on_gpu", lambda x: True)
+    assert all(worst <= limit for _, worst, limit in check.checks("cpu"))
+    exact = functional.self_attention
+    turns: list[int] = []
+
+    def off(*arguments: object) -> Tensor:  # of the two devices that are compared, one
+        turns.append(1)
+        return exact(*arguments) * (1 + 0.01 * (len(turns) % 2))
+
+    monkeypatch.setattr(functional, "self_attention", off)
+    found = {what: worst > limit for what, worst, limit in check.checks("cpu")}
+    assert [what for what, wrong in found.items() if wrong] == ["self_attention (3, 4, 12) float32"]
+
+
+def test_the_check_for_a_gpu_needs_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        check.main([])
+    assert ended.value.code == 2
+    assert "there is no GPU here" in capsys.readouterr().err
 
 
 COMPILE = """

@@ -5,25 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from benchmark import provenance
 from benchmark.errors import UserError
 from benchmark.experiment import default_jobs
+from benchmark.guard import guard
+from benchmark.run import limit_threads
 from benchmark.speed.target import Target, subject, wait_for
 from benchmark.speed.training import WARM_UP, fast_steps, plain_steps
 from benchmark.speed.ways import PLAIN, SUITE, WITH_BF16, WITH_MPS
 
-READY, GO = "ready", "go"
 MPS = "nvidia-cuda-mps-control"
 ON_A_GPU = (1, 8)  # a process takes seconds to start, and a node may be there for ten minutes
 GPU_WARM_UP = 300
@@ -84,26 +87,22 @@ def _run(
 ) -> list[dict[str, Any]]:  # fmt: skip
     command = [
         sys.executable, "-m", "benchmark.speed.together", way, target.experiment, target.dataset,
-        target.method, device, str(threads), str(seconds), *target.overrides,
+        target.method, device, str(threads), str(seconds), str(n), *target.overrides,
     ]  # fmt: skip
-    everything = {**os.environ, **environment}
-    pipe = subprocess.PIPE
-    children = [
-        subprocess.Popen(command, text=True, env=everything, stdin=pipe, stdout=pipe)
-        for _ in range(n)
-    ]
-    try:
-        for child in children:
-            _expect(child, READY)
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write(GO + "\n")
-            child.stdin.flush()
-        return [json.loads(_line(child)) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
+    # A group of their own, so that none is left if this is interrupted.
+    with subprocess.Popen(
+        command, text=True, env={**os.environ, **environment}, stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            output, _ = process.communicate()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    found = [json.loads(line) for line in output.splitlines()]
+    if process.returncode or len(found) != n:
+        raise UserError("a training of those side by side ended early; its reason is above")
+    return found
 
 
 @contextmanager
@@ -123,18 +122,9 @@ def mps() -> Iterator[dict[str, str]]:
             )
 
 
-def _expect(child: subprocess.Popen[str], word: str) -> None:
-    while (line := _line(child)) != word:
-        if not line:
-            raise UserError("a training of those side by side ended early; its reason is above")
-
-
-def _line(child: subprocess.Popen[str]) -> str:
-    assert child.stdout is not None
-    return child.stdout.readline().strip()
-
-
-def _child(way: str, target: Target, device: str, threads: int, seconds: float) -> None:
+def _child(
+    way: str, target: Target, device: str, threads: int, seconds: float, start: Any, results: Any
+) -> None:
     with subject(target, device, threads) as made:
         execution = target.settings(device, threads).execution.on(device)
         trainer = made.fast(execution)
@@ -142,8 +132,7 @@ def _child(way: str, target: Target, device: str, threads: int, seconds: float) 
         for _ in range(WARM_UP if device == "cpu" or way == PLAIN else GPU_WARM_UP):
             next(steps)()
         wait_for(device)
-        print(READY, flush=True)
-        sys.stdin.readline()
+        start.wait()
         started, count = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
             next(steps)()
@@ -151,11 +140,39 @@ def _child(way: str, target: Target, device: str, threads: int, seconds: float) 
             if count % 32 == 0:
                 wait_for(device)
         wait_for(device)
-        facts = {
-            "steps_per_second": count / (time.perf_counter() - started),
-            "peak_device_bytes": provenance.peak_device_bytes(device),
-        }
-        print(json.dumps(facts), flush=True)
+        results.put(
+            {
+                "steps_per_second": count / (time.perf_counter() - started),
+                "peak_device_bytes": provenance.peak_device_bytes(device),
+            }
+        )
+
+
+def side_by_side(
+    way: str, target: Target, device: str, threads: int, seconds: float, n: int
+) -> list[dict[str, Any]]:
+    """What each of n trainings says, which start their clocks together.
+
+    They are forked from this process, which has imported everything and touched no device: eight
+    imports of torch and transformers take longer than what is measured.
+
+    Raises:
+        UserError: one of them ended early.
+    """
+    limit_threads(threads)
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(n), context.SimpleQueue()
+    given = (way, target, device, threads, seconds, start, results)
+    children = [context.Process(target=_child, args=given, daemon=True) for _ in range(n)]
+    for child in children:
+        child.start()
+    while any(child.is_alive() for child in children):
+        if any(child.exitcode for child in children):
+            raise UserError("a training of those side by side ended early; its reason is above")
+        time.sleep(0.05)
+    if any(child.exitcode for child in children):
+        raise UserError("a training of those side by side ended early; its reason is above")
+    return [results.get() for _ in children]
 
 
 def main() -> None:
@@ -164,11 +181,15 @@ def main() -> None:
         parser.add_argument(name)
     parser.add_argument("threads", type=int)
     parser.add_argument("seconds", type=float)
+    parser.add_argument("processes", type=int)
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     target = Target(given.experiment, given.dataset, given.method, tuple(given.overrides))
-    _child(given.way, target, given.device, given.threads, given.seconds)
+    for facts in side_by_side(
+        given.way, target, given.device, given.threads, given.seconds, given.processes
+    ):
+        print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    guard(main)

@@ -1,0 +1,143 @@
+"""Whether a GPU's kernels compute what the CPU computes: ``python -m benchmark.speed.kernels``.
+
+Each block of the recommender, forwards and backwards, with dropout by the same keys, at lengths
+that take every road through ``diger.kernels``; and the draws and the codes by themselves. A line
+each, with the largest relative error of its results; exit code 1 if one is too large. Takes
+seconds, and is what to run first on a GPU that nobody has tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import UserError
+from benchmark.guard import guard
+from diger import functional
+from diger.keep import cut, draw_keys, draws, kernels_for
+from diger.quantizer import Sinkhorn
+
+HEADS, HEAD, WIDTH, HIDDEN, P = 4, 64, 128, 512, 0.1
+#: Rows, tokens and tokens of the memory.
+LENGTHS = ((3, 4, 12), (5, 24, 40), (4, 40, 96), (3, 64, 128), (2, 100, 200), (2, 200, 240))
+LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+
+
+def numbers(*shape: int, std: float = 0.5) -> Tensor:
+    return (torch.randn(*shape) * std).requires_grad_()
+
+
+def padding(rows: int, columns: int) -> Tensor:
+    """[rows, 1, 1, columns], added to scores."""
+    lengths = torch.randint(1, columns + 1, (rows, 1))
+    hidden = torch.arange(columns) >= lengths
+    return (hidden.float() * torch.finfo(torch.float32).min)[:, None, None]
+
+
+def blocks(b: int, t: int, m: int) -> dict[str, list[object]]:
+    """Arguments of each block, by its name in ``diger.functional``."""
+    inner, scale = HEADS * HEAD, 1 / (1 - P)
+    weight = [numbers(inner, WIDTH, std=0.05) for _ in range(6)]
+    back = [numbers(WIDTH, inner, std=0.05) for _ in range(2)]
+    position, keys = numbers(1, HEADS, t, t), draw_keys(torch.zeros(()), 6).split(1)
+    total = position.detach() + padding(b, t)
+    return {
+        "self_attention": [
+            numbers(b, t, WIDTH, std=1), numbers(WIDTH), torch.cat(weight[:3]), back[0], total,
+            position, *keys[:2], scale, HEADS,
+        ],
+        "cross_attention": [
+            numbers(b, 4, WIDTH, std=1), numbers(b, m, WIDTH), numbers(WIDTH), *weight[3:], back[1],
+            padding(b, m), *keys[2:4], scale, HEADS,
+        ],
+        "feed_forward": [
+            numbers(b, t, WIDTH, std=1), numbers(WIDTH), numbers(HIDDEN, WIDTH, std=0.05),
+            numbers(WIDTH, HIDDEN, std=0.05), *keys[4:], scale,
+        ],
+    }  # fmt: skip
+
+
+def results(name: str, arguments: list[object], device: str) -> list[Tensor]:
+    """What the block gives on this device, and its gradients, on the CPU."""
+    moved = [
+        a.detach().to(device).requires_grad_(a.is_floating_point()) if torch.is_tensor(a) else a
+        for a in arguments
+    ]
+    leaves = [a for a in moved if torch.is_tensor(a) and a.requires_grad]
+    out = getattr(functional, name)(*moved)
+    along = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    grads = torch.autograd.grad((out * along).sum(), leaves, allow_unused=True)
+    return [x.detach().float().cpu() for x in (out, *grads) if x is not None]
+
+
+def rounded(name: str, arguments: list[object], dtype: torch.dtype) -> list[object]:
+    """The weights and the memory in the type of the products, as ``Block.forward`` gives them."""
+    halves = {name: 2, "cross_attention": 3}
+    return [
+        a.to(dtype)
+        if torch.is_tensor(a) and a.is_floating_point()
+        and (a.ndim == 2 or (a.ndim == halves[name] == 3 and i == 1))
+        else a
+        for i, a in enumerate(arguments)
+    ]  # fmt: skip
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm().clamp_min(1e-12))
+
+
+def checks(device: str) -> Iterator[tuple[str, float, float]]:
+    """(what, error, limit) of each."""
+    for sizes in LENGTHS:
+        for dtype, limit in LIMITS.items():
+            for name, arguments in blocks(*sizes).items():
+                # Of rounded inputs, computed in float32 on the CPU.
+                given = rounded(name, arguments, dtype)
+                exact = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a
+                         for a in given]  # fmt: skip
+                pairs = zip(results(name, given, device), results(name, exact, "cpu"), strict=True)
+                worst = max(error(found, wanted) for found, wanted in pairs)
+                yield f"{name} {sizes} {str(dtype)[6:]}", worst, limit
+    key = draw_keys(torch.zeros(()), 1)
+    ones = torch.ones(1 << 20, device=device)
+    kernels = kernels_for(ones)
+    assert kernels is not None
+    kept = kernels.drop(ones, key.to(device), 1 / (1 - P), 1.0, torch.float32)
+    wanted = torch.from_numpy(draws(len(ones), int(key)) >= cut(1 / (1 - P))).float()
+    yield "what dropout keeps", float((kept.cpu() != wanted).sum()), 0.0
+    logits = torch.randn(4096, 256)
+    _, hard = kernels.relax(logits.to(device), torch.ones((), device=device), key.to(device), 2.0)
+    uniform = torch.from_numpy((draws(logits.numel(), int(key)) + 0.5) / 2**32).view_as(logits)
+    codes = (logits - (-uniform.log()).log()).argmax(-1)
+    apart = (hard.argmax(-1).cpu() != codes).float().mean()
+    yield "codes behind noise", float(apart), 1e-3  # near ties may fall either way
+    distances = torch.rand(1024, 256)
+    rule = Sinkhorn(waits=False)
+    plans = rule.transport(distances.to(device)).cpu(), rule.transport(distances)
+    yield "balanced assignment", error(*plans), 1e-9
+
+
+def main(given: list[str] | None = None) -> None:
+    argparse.ArgumentParser(
+        prog="python -m benchmark.speed.kernels", description=(__doc__ or "").split("\n")[0]
+    ).parse_args(given)
+
+    def execute() -> None:
+        if not torch.cuda.is_available() or kernels_for(torch.zeros(1, device="cuda")) is None:
+            raise UserError("there is no GPU here whose kernels Triton can compile")
+        torch.manual_seed(0)
+        bad = 0
+        for what, worst, limit in checks("cuda"):
+            bad += worst > limit
+            print(f"{what:50} {worst:.1e} {'TOO LARGE' if worst > limit else 'ok'}", flush=True)
+        if bad:
+            raise SystemExit(1)
+
+    guard(execute)
+
+
+if __name__ == "__main__":
+    main()
