@@ -103,7 +103,7 @@ def test_side_by_side_and_the_repeatable_switch(tmp_path: Path, data_cache: Path
 
 def test_one_that_ends_early_ends_all_of_those_side_by_side() -> None:
     """The others would wait for it for ever."""
-    target = together.Target("smoke", "ml-100k-150u", "pop")  # without steps of the suite's own
+    target = Target("smoke", "ml-100k-150u", "pop")  # without steps of the suite's own
     with pytest.raises(UserError, match="side by side ended early"):
         together._run(target, "cpu", 1, 1.0, 2, "suite", {})
 
