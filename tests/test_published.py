@@ -56,7 +56,8 @@ def test_published_report_is_what_the_published_runs_give(
 
 
 @pytest.mark.parametrize(
-    "experiment", ["quick", "collapse", "beauty-fifth", "beauty-cpu", "beauty-cpu-tiger"]
+    "experiment",
+    ["quick", "collapse", "beauty-fifth", "beauty-cpu", "beauty-cpu-tiger", "beauty-cpu-kmeans"],
 )
 def test_the_published_reports_are_whole(rendered: Callable[[str], Path], experiment: str) -> None:
     made, kept = (

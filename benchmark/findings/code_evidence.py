@@ -82,6 +82,8 @@ def _course(run: StoredRun) -> tuple[float, float, float, float] | None:
     at = np.array([epoch for epoch, _ in perplexity], dtype=np.float64)
     shares = np.array([float(np.mean(value)) for _, value in perplexity]) / size
     trend = float(np.polyfit(at, shares, 1)[0]) if len(at) > 1 else 0.0
+    # What is left of a level line has another sign from processor to processor.
+    trend = round(trend, 12) + 0.0
     return shares[0], shares[-1], float(np.mean(used[-1][1])) / size, trend
 
 
