@@ -442,7 +442,8 @@ def test_measuring_keeps_results_log_and_card(checkout: Path, tmp_path: Path) ->
     assert (out / "log.txt").read_text() == done.stdout
     calls = [line.split() for line in done.stdout.splitlines()]
     assert [call[5] for call in calls] == [
-        "statistics", "tokenizer", "train", "together", "deterministic", "recbole", "users", "items"
+        "statistics", "tokenizer", "train", "agreement", "together", "deterministic", "recbole",
+        "users", "items",
     ]  # fmt: skip
     for call in calls:
         assert call[:5] == ["-m", "benchmark.speed", "--device", "cuda", "--only"]
