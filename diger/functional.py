@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from diger.gpu import kernels_for
 from diger.heads import Order, gram, heads_first, times
-from diger.keep import kernels_for
 from diger.passes import (
     EPSILON,
     add_kept,
@@ -72,13 +72,10 @@ def _meet(x: Tensor, norm: Tensor, weight: Tensor) -> Met:
     rows = x.flatten(0, -2)
     if (kernels := kernels_for(x)) is not None:
         rows = rows.contiguous()
-        return Met(weight, *_pair(kernels.norm(rows, norm, EPSILON, weight.dtype), rows))
+        normed, scale = kernels.norm(rows, norm, EPSILON, weight.dtype)
+        return Met(weight, normed, rows, scale)
     exact, scale = normed_rows(rows)
     return Met(weight * norm.to(weight.dtype), exact.to(weight.dtype), exact, scale)
-
-
-def _pair(found: tuple[Tensor, Tensor], between: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return found[0], between, found[1]
 
 
 def _project(x: Tensor, norm: Tensor, weight: Tensor) -> tuple[Tensor, Met]:
@@ -213,43 +210,40 @@ class CrossAttention(torch.autograd.Function):
         asked = torch.bmm(query, by_key)  # [H, B T, d]
         ctx.scale, kernels = scale, kernels_for(x)
         ctx.fused = kernels is not None and kernels.asks(memory, heads, t)
+        scored: tuple[Tensor, ...]  # what the way back needs to know of the weights
         if kernels is not None and ctx.fused:
-            seen = kernels.ask(asked, memory, bias, keep_weights, scale)
-            read = _beside(torch.bmm(seen, by_value.transpose(1, 2)))
-            ctx.save_for_backward(
-                memory, norm, q, k, v, o, query, asked, bias, bias, seen, read,
-                keep_weights, keep_out, *met,
-            )  # fmt: skip
-            return _added(x, read @ o.T, keep_out, scale)
-        asked = _by_row(asked, b)  # [B, H T, d]
-        scores = torch.bmm(asked, memory.transpose(1, 2)).view(b, heads, t, -1)
-        weights, read_by = softmax_kept(scores, bias, keep_weights, scale)
-        seen = _by_head(torch.bmm(read_by.flatten(1, 2), memory), heads)  # [H, B T, d]
+            seen, scored = kernels.ask(asked, memory, bias, keep_weights, scale), (bias,)
+        else:
+            asked = _by_row(asked, b)  # [B, H T, d]
+            scores = torch.bmm(asked, memory.transpose(1, 2)).view(b, heads, t, -1)
+            scored = softmax_kept(scores, bias, keep_weights, scale)
+            seen = _by_head(torch.bmm(scored[1].flatten(1, 2), memory), heads)  # [H, B T, d]
         read = _beside(torch.bmm(seen, by_value.transpose(1, 2)))
         ctx.save_for_backward(
-            memory, norm, q, k, v, o, query, asked, weights, read_by, seen, read,
-            keep_weights, keep_out, *met,
+            memory, norm, q, k, v, o, query, asked, seen, read, keep_weights, keep_out, *met,
+            *scored,
         )  # fmt: skip
         return _added(x, read @ o.T, keep_out, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (memory, norm, q, k, v, o, query, asked, weights, read_by, seen, read,
-         keep_weights, keep_out, *saved) = ctx.saved_tensors  # fmt: skip
+        (memory, norm, q, k, v, o, query, asked, seen, read, keep_weights, keep_out,
+         *rest) = ctx.saved_tensors  # fmt: skip
+        saved, scored = tuple(rest[:4]), rest[4:]
         (heads, n, _), (b, _, d) = query.shape, memory.shape
         rows = _dropped(grad, keep_out, ctx.scale, memory.dtype)
-        d_read = rows @ o
-        d_read = d_read.view(n, heads, -1).transpose(0, 1)  # [H, B T, h]
+        d_read = (rows @ o).view(n, heads, -1).transpose(0, 1)  # [H, B T, h]
         d_value = torch.bmm(d_read.transpose(1, 2), seen)  # [H, h, d]
         d_seen = torch.bmm(d_read, v.view(heads, -1, d))  # [H, B T, d]
         if ctx.fused:
             kernels = kernels_for(grad)
             assert kernels is not None
             d_asked, d_memory = kernels.ask_back(
-                d_seen, asked, memory, weights, keep_weights, ctx.scale
+                d_seen, asked, memory, *scored, keep_weights, ctx.scale
             )
         else:
+            weights, read_by = scored
             d_seen = _by_row(d_seen, b)  # [B, H T, d]
             d_kept = torch.bmm(d_seen, memory.transpose(1, 2))
             d_scores = softmax_backward(d_kept, weights, keep_weights, ctx.scale)
@@ -259,7 +253,7 @@ class CrossAttention(torch.autograd.Function):
             d_asked = _by_head(torch.bmm(flat, memory), heads)  # [H, B T, d]
         d_key = torch.bmm(query.transpose(1, 2), d_asked)  # [H, h, d]
         d_query = _beside(torch.bmm(d_asked, k.view(heads, -1, d).transpose(1, 2)))
-        d_x, d_norm, d_q = _project_backward(d_query, grad, tuple(saved), norm, q)
+        d_x, d_norm, d_q = _project_backward(d_query, grad, saved, norm, q)
         return (
             d_x, d_memory, d_norm, d_q, d_key.flatten(0, 1), d_value.flatten(0, 1),
             rows.T @ read, None, None, None, None, None,

@@ -8,21 +8,18 @@ without Triton has masks. ``scale`` is 1 / (1 - p), p the probability of droppin
 
 from __future__ import annotations
 
-import functools
-import warnings
-from collections.abc import Container, Iterator
-from types import ModuleType
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diger.gpu import kernels_for
+
 # What is compiled of diger.loops has these in it and is kept until that file changes: change both.
 LOW = 0xFFFFFFFF
 FIRST, SECOND, THIRD = 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB
-
-KERNEL_TYPES = (torch.float32, torch.bfloat16)
 
 
 def draw_keep(like: Tensor, shape: tuple[int, ...], p: float) -> Tensor:
@@ -51,42 +48,6 @@ def by_key(like: Tensor) -> bool:
     if kernels_for(like) is not None:
         return True
     return like.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def kernels_for(
-    x: Tensor, keep: Tensor | None = None, types: Container[torch.dtype] = KERNEL_TYPES
-) -> ModuleType | None:
-    """``diger.kernels`` if it has what can be done with x: only on a GPU, and not where torch looks
-    at operations in place of running them."""
-    if torch.compiler.is_compiling() or not on_gpu(x) or x.dtype not in types:
-        return None
-    if keep is not None and keep.dtype != torch.int64:
-        return None
-    return _kernels()
-
-
-def on_gpu(x: Tensor) -> bool:
-    """Where Triton's kernels run; vmap, which has no place for them, shows other tensors."""
-    return x.is_cuda and not torch._C._functorch.is_batchedtensor(x)
-
-
-@functools.cache
-def _kernels() -> ModuleType | None:
-    try:
-        from diger import kernels
-    except ImportError:  # torch comes without it on some systems
-        return None
-    if torch.cuda.is_available():
-        # Triton compiles when a kernel is first launched, with a C compiler and a place to keep
-        # what it made: whether it can is to be known before a step depends on it.
-        try:
-            kernels.drop(torch.zeros(16, device="cuda"), None, 1.0, 1.0, torch.float32)
-            torch.cuda.synchronize()
-        except Exception as error:  # of several libraries, and a compiler's own
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"steps are slower without Triton's kernels: {reason}", stacklevel=2)
-            return None
-    return kernels
 
 
 def mask(like: Tensor, keep: Tensor, scale: float) -> Tensor:

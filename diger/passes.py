@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diger.keep import cut, kernels_for, mask
+from diger.gpu import kernels_for
+from diger.keep import cut, mask
 
 EPSILON = 1e-6
 

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from diger.checks import SettingError
-from diger.keep import kernels_for
+from diger.gpu import kernels_for
 
 #: Items whose distances to all codes are held at a time, a bound on memory.
 PART = 1 << 16

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from diger import functional
 from diger.checks import above, at_least, below, whole
 from diger.dropout import dropout
-from diger.keep import draw_keep, kernels_for, keys_ahead
+from diger.gpu import kernels_for
+from diger.keep import draw_keep, keys_ahead
 
 BUCKETS, MAX_DISTANCE = 32, 128
 LONGEST_CHOICE = 256  # tokens, whose square of one-hot rows takes 8 MB

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diger.checks import SettingError, one_of
+from diger.gpu import kernels_for
 from diger.graphs import Graphs, start_state
-from diger.keep import kernels_for
 from diger.sequences import Rows
 
 if TYPE_CHECKING:

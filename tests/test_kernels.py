@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmark.speed import kernels as check
-from diger import estimators, functional, keep
+from diger import estimators, functional, gpu, keep
 from diger.cached import FrequencyDecayCached
 from diger.estimators import Estimator, Gumbel, StandardDeviationDecay
 from diger.keep import cut, draw_keys, mask
@@ -32,7 +32,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     from diger import kernels
 
     # The interpreter has no products of bfloat16; torch's own order of heads is that of a GPU.
-    monkeypatch.setattr(kernels, "FUSED_TYPES", (torch.float32,))
+    monkeypatch.setattr(kernels.attention, "FUSED_TYPES", (torch.float32,))
     monkeypatch.setattr(functional, "heads_first", lambda weight: False)
     return kernels
 
@@ -82,15 +82,15 @@ def test_a_block_is_the_same_by_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     torch.manual_seed(0)
-    monkeypatch.setattr(kernels, "TILE", 64)  # several blocks of a few rows each
+    monkeypatch.setattr(kernels.draws, "TILE", 64)  # several blocks of a few rows each
     if not fused:
-        monkeypatch.setattr(kernels, "FUSED_TYPES", ())
+        monkeypatch.setattr(kernels.attention, "FUSED_TYPES", ())
     block, arguments = getattr(functional, make.__name__), make(kept)
     leaves = [a for a in arguments if isinstance(a, Tensor) and a.requires_grad]
     weights = torch.randn(B, T, D)
     found = []
     for on_gpu in (False, True):
-        monkeypatch.setattr(keep, "on_gpu", lambda x, on_gpu=on_gpu: on_gpu)
+        monkeypatch.setattr(gpu, "on_gpu", lambda x, on_gpu=on_gpu: on_gpu)
         out = block(*arguments)
         found.append([out, *torch.autograd.grad((out * weights).sum(), leaves)])
     for torchs, ours in zip(*found, strict=True):
@@ -102,8 +102,8 @@ def test_relaxed_codes(
     of_codes: bool, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The draws are those of ``draws``; beyond that, what torch's operations make of them."""
-    monkeypatch.setattr(keep, "on_gpu", lambda x: True)
-    monkeypatch.setattr(kernels, "TILE", 64)
+    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
+    monkeypatch.setattr(kernels.draws, "TILE", 64)
     torch.manual_seed(0)
     n, k, tau = 37, 20, 1.7
     logits, key = torch.randn(n, k).requires_grad_(), draw_keys(torch.zeros(()), 1)
@@ -135,7 +135,7 @@ def test_noise_is_that_of_gumbel(kernels: ModuleType) -> None:
 def test_only_what_it_is_made_for_is_relaxed_in_one_launch(
     name: str, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keep, "on_gpu", lambda x: True)
+    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
     made: dict[str, Estimator] = {
         "gumbel": Gumbel(2, 8),
         "sdud": StandardDeviationDecay(2, 8),
@@ -160,7 +160,7 @@ def test_balanced_assignment_is_the_same_by_kernels(
     torch.manual_seed(0)
     distances = torch.rand(70, 9)
     wanted = Sinkhorn(waits=False).transport(distances)
-    monkeypatch.setattr(keep, "on_gpu", lambda x: True)
+    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
     torch.testing.assert_close(Sinkhorn(waits=False).transport(distances), wanted)
 
 
@@ -185,18 +185,18 @@ def test_without_a_compiler_there_are_no_kernels(
     monkeypatch.setattr(kernels, "drop", broken)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "zeros", lambda *shape, device: None)
-    keep._kernels.cache_clear()
+    gpu._kernels.cache_clear()
     try:
         with pytest.warns(UserWarning, match="slower without .* Failed to find C compiler.$"):
-            assert keep._kernels() is None
+            assert gpu._kernels() is None
     finally:
-        keep._kernels.cache_clear()
+        gpu._kernels.cache_clear()
 
 
 def test_queries_in_several_blocks(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """More keys than a block has queries for."""
-    monkeypatch.setattr(kernels, "WHOLE", 16)
-    monkeypatch.setattr(kernels, "PART", 16)
+    monkeypatch.setattr(kernels.attention, "WHOLE", 16)
+    monkeypatch.setattr(kernels.attention, "PART", 16)
     torch.manual_seed(0)
     t = 37
     qkv, bias = torch.randn(2 * t, 3 * INNER) * 0.5, torch.randn(2, H, t, t)
@@ -237,7 +237,7 @@ def test_a_norm_of_many_rows(
     rows: int, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One block, several, and several tiles of a block."""
-    monkeypatch.setattr(kernels, "PARTS", 16)
+    monkeypatch.setattr(kernels.rows, "PARTS", 16)
     torch.manual_seed(0)
     x, weight = numbers(rows, 24), numbers(24)
     grad, around = torch.randn(rows, 24), torch.randn(rows, 24)
@@ -261,7 +261,7 @@ def test_the_whole_model_is_the_same_by_kernels(
     there = torch.arange(6) < torch.tensor([6, 3, 1])[:, None]
     found = []
     for on_gpu in (False, True):
-        monkeypatch.setattr(keep, "on_gpu", lambda x, on_gpu=on_gpu: on_gpu)
+        monkeypatch.setattr(gpu, "on_gpu", lambda x, on_gpu=on_gpu: on_gpu)
         states = model.decode(target, model.encode(history, there), there)
         grads = torch.autograd.grad(states.square().sum(), list(model.parameters()))
         found.append([states, *grads])
@@ -272,7 +272,7 @@ def test_the_whole_model_is_the_same_by_kernels(
 def test_dropout_of_a_stack_draws_its_keys_at_once(
     kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keep, "on_gpu", lambda x: True)
+    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
     config = ModelConfig(layers=2, d_model=16, d_ff=8, heads=2, d_head=16, dropout=0.2)
     model = Seq2Seq(config).train()
     history, there = torch.randn(3, 6, 16), torch.ones(3, 6, dtype=torch.bool)
@@ -291,7 +291,7 @@ def test_the_check_for_a_gpu_finds_what_is_wrong(
     sizes = {"HEADS": 2, "HEAD": 16, "WIDTH": 16, "HIDDEN": 24, "LENGTHS": ((3, 4, 12),)}
     for name, value in {**sizes, "LIMITS": {torch.float32: 1e-4}}.items():
         monkeypatch.setattr(check, name, value)
-    monkeypatch.setattr(keep, "on_gpu", lambda x: True)
+    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
     assert all(worst <= limit for _, worst, limit in check.checks("cpu"))
     exact = functional.self_attention
     turns: list[int] = []
@@ -316,8 +316,9 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from diger import kernels
+from diger.kernels import attention, codes, elements, rows
 
+KERNELS = vars(attention) | vars(codes) | vars(elements) | vars(rows)
 HALF, FULL, DOUBLE = "*bf16", "*fp32", "*fp64"
 TYPES = dict(
     key="*i64", epsilon="fp32", factor="fp32", tau="fp32", scale=FULL, weight=FULL, bias=FULL,
@@ -335,7 +336,7 @@ LONG = dict(HEAD=64, QUERIES=32, BLOCK=256)
 WIDE = dict(HEAD=128, QUERIES=32, BLOCK=256, D=128, ROWS=64)
 
 def compiled(name, warps=4, **sizes):
-    kernel = getattr(kernels, name)
+    kernel = KERNELS[name]
     types, values = {}, {}
     for argument in kernel.arg_names:
         if argument in SIZES | sizes:

@@ -108,6 +108,25 @@ def test_one_that_ends_early_ends_all_of_those_side_by_side() -> None:
         together._run(target, "cpu", 1, 1.0, 2, "suite", {})
 
 
+@pytest.mark.slow
+def test_a_profile_names_what_took_the_time(tmp_path: Path, data_cache: Path) -> None:
+    profile.main(["--device", "cpu", "--experiment", "smoke", "--dataset", "ml-100k-150u",
+                  "--methods", "tiger", "--steps", "2", "--out", str(tmp_path),
+                  f"cache={data_cache}"])  # fmt: skip
+    (path,) = tmp_path.glob("*-1-threads-profile.json")
+    facts = json.loads(path.read_text())
+    assert [row["what"].rpartition(": ")[2] for row in facts["profiles"]] == [
+        "a step", "a validation", "a step"
+    ]  # fmt: skip
+    for row in facts["profiles"]:
+        shown = [kernel["ms"] for kernel in row["most"]]
+        assert shown == sorted(shown, reverse=True)
+        assert 0 < sum(shown) <= row["kernels_ms"] * (1 + 1e-9)
+        assert row["wall_ms"] > 0
+    assert any("mm" in kernel["name"] for kernel in facts["profiles"][0]["most"])
+    assert path.with_suffix(".md").read_text() == profile.markdown(facts)
+
+
 def session(out: Path, part: str) -> Session:
     return Session(arguments(["--device", "cpu", "--only", part, "--out", str(out)]))
 

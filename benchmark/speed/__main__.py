@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +24,7 @@ from benchmark.execution import ExecutionChoice, begin
 from benchmark.guard import guard
 from benchmark.progress import make_progress
 from benchmark.run import check_writable, limit_threads, resolve_device
-from benchmark.speed.target import Target, check
+from benchmark.speed.target import Target, check, file_name
 
 OUT, PUBLISHED = Path("reports/speed"), Path("reports/published/speed")
 BUDGET = 900.0
@@ -143,10 +142,8 @@ class Session:
 
     @property
     def name(self) -> str:
-        """The device as a file name: its kind, its name and the CPU threads in use."""
-        facts = self.facts["device"]
-        words = f"{facts['name']} {self.threads} threads" if self.device == "cpu" else facts["name"]
-        return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+        """Of the files that are written."""
+        return file_name(self.facts["device"], self.threads)
 
     def measure(self) -> None:
         """Run every part; one that cannot be had on this machine is named and passed over."""

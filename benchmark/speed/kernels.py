@@ -17,7 +17,8 @@ from torch import Tensor
 from benchmark.errors import UserError
 from benchmark.guard import guard
 from diger import functional
-from diger.keep import cut, draw_keys, draws, kernels_for
+from diger.gpu import kernels_for
+from diger.keep import cut, draw_keys, draws
 from diger.quantizer import Sinkhorn
 
 HEADS, HEAD, WIDTH, HIDDEN, P = 4, 64, 128, 512, 0.1
@@ -75,14 +76,13 @@ def results(name: str, arguments: list[object], device: str) -> list[Tensor]:
 
 def rounded(name: str, arguments: list[object], dtype: torch.dtype) -> list[object]:
     """The weights and the memory in the type of the products, as ``Block.forward`` gives them."""
-    halves = {name: 2, "cross_attention": 3}
+
+    def product(i: int, a: Tensor) -> bool:
+        return a.ndim == 2 or (name == "cross_attention" and i == 1)
+
     return [
-        a.to(dtype)
-        if torch.is_tensor(a) and a.is_floating_point()
-        and (a.ndim == 2 or (a.ndim == halves[name] == 3 and i == 1))
-        else a
-        for i, a in enumerate(arguments)
-    ]  # fmt: skip
+        a.to(dtype) if torch.is_tensor(a) and product(i, a) else a for i, a in enumerate(arguments)
+    ]
 
 
 def error(found: Tensor, wanted: Tensor) -> float:

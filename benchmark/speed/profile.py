@@ -25,10 +25,9 @@ from benchmark.execution import Execution, begin
 from benchmark.guard import guard
 from benchmark.run import check_writable, limit_threads, resolve_device
 from benchmark.speed.synthetic import synthetic_content
-from benchmark.speed.target import Target, check, subject, wait_for
-from benchmark.speed.tokenizer import CODES, ITEMS, LEVELS, WIDTH
+from benchmark.speed.target import Target, check, file_name, subject, wait_for
+from benchmark.speed.tokenizer import ITEMS, WIDTH, stepper
 from benchmark.speed.training import GPU_WARM_UP, WARM_UP, fast_steps, forget
-from diger.rqvae import RQVAE, RQVAEConfig, TokenizerSteps, start_codebooks
 
 SHOWN = 20  # kernels of a table
 NAME_WIDTH = 90
@@ -84,14 +83,9 @@ def of_training(target: Target, device: str, threads: int, steps: int) -> Iterat
 def of_tokenizer(device: str, steps: int) -> dict[str, Any]:
     """Steps of the RQ-VAE at the released sizes, on a made-up catalogue."""
     content = torch.from_numpy(synthetic_content(ITEMS, WIDTH)).to(device)
-    config = RQVAEConfig(train_assignment="sinkhorn")
-    torch.manual_seed(0)
-    model = RQVAE(WIDTH, LEVELS, CODES, config).to(device)
-    start_codebooks(model, content, 0)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True, capturable=device != "cpu")
-    stepper = TokenizerSteps(model, optimizer, content, config.batch_size)
-    rows = torch.arange(config.batch_size, device=device)
-    return profiled("RQ-VAE, sinkhorn: a step", device, lambda: stepper.run(rows), steps)
+    run = stepper(content, "sinkhorn")
+    rows = torch.arange(run.model.config.batch_size, device=device)
+    return profiled("RQ-VAE, sinkhorn: a step", device, lambda: run.run(rows), steps)
 
 
 def markdown(facts: dict[str, Any]) -> str:
@@ -123,7 +117,10 @@ def markdown(facts: dict[str, Any]) -> str:
 
 
 def main(given: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmark.speed.profile")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark.speed.profile",
+        description="What the time of a step, a validation and a tokenizer's step goes to.",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--experiment", default="paper")
@@ -154,8 +151,7 @@ def main(given: list[str] | None = None) -> None:
             "device": provenance.device_facts(device, parsed.threads),
             "profiles": [],
         }  # fmt: skip
-        name = "-".join("".join(c if c.isalnum() else " " for c in facts["device"]["name"]).split())
-        path = parsed.out / f"{name.lower()}-profile"
+        path = parsed.out / f"{file_name(facts['device'], parsed.threads)}-profile"
         parsed.out.mkdir(parents=True, exist_ok=True)
 
         def keep(row: dict[str, Any]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +103,13 @@ def check(target: Target) -> None:
     """
     if not isinstance(build_method(target.settings("cpu", 1)), GenerativeRecommender):
         raise UserError(f"{target.method} has no plain reference; choose a generative method")
+
+
+def file_name(device: Mapping[str, Any], threads: int) -> str:
+    """A device as a file name: its kind's name, and of a CPU the threads in use."""
+    name = device["name"]
+    words = f"{name} {threads} threads" if device["kind"] == "cpu" else name
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def wait_for(device: str) -> None:

@@ -99,7 +99,8 @@ def _run(
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    found = [json.loads(line) for line in output.splitlines()]
+    # What prepares data may have said so before.
+    found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     if process.returncode or len(found) != n:
         raise UserError("a training of those side by side ended early; its reason is above")
     return found

@@ -22,17 +22,25 @@ def measure(device: str, seconds: float) -> list[dict[str, Any]]:
     return [_row(content, rule, seconds / 2) for rule in ("argmin", "sinkhorn")]
 
 
-def _row(content: Tensor, rule: str, seconds: float) -> dict[str, Any]:
-    device = content.device.type
+def stepper(content: Tensor, rule: str) -> TokenizerSteps:
+    """Training steps of the released sizes on this catalogue, before the first one.
+
+    Args:
+        content: float32 [N, WIDTH], on the device. rule: by which codes are chosen in training.
+    """
     config = RQVAEConfig(train_assignment=rule)
     torch.manual_seed(0)
-    model = RQVAE(WIDTH, LEVELS, CODES, config).to(device)
+    model = RQVAE(WIDTH, LEVELS, CODES, config).to(content.device)
     start_codebooks(model, content, 0)
     optimizer = torch.optim.AdamW(
-        model.parameters(), config.learning_rate, fused=True, capturable=device != "cpu"
+        model.parameters(), config.learning_rate, fused=True, capturable=content.is_cuda
     )
-    steps = TokenizerSteps(model, optimizer, content, config.batch_size)
-    batches = torch.randperm(ITEMS, device=device).split(config.batch_size)
+    return TokenizerSteps(model, optimizer, content, config.batch_size)
+
+
+def _row(content: Tensor, rule: str, seconds: float) -> dict[str, Any]:
+    device, steps = content.device.type, stepper(content, rule)
+    batches = torch.randperm(ITEMS, device=device).split(steps.model.config.batch_size)
     for rows in batches:  # the short one at the end, too
         steps.run(rows)
     wait_for(device)
