@@ -271,7 +271,7 @@ class Trainer:
         of the batch's items whose code the noise changed. Draws no shared random numbers.
         """
         probe = Probe(self, positions, self.probe_seed)
-        norms = probe.norms(probe.recommendation_loss(roads))
+        norms = probe.recommendation_norms(roads)
         row = {f"grad/{name}": norm for name, norm in norms.items() if norm is not None}
         return row | {"noise/flipped": probe.flipped()}
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from diger.audit import audit
+import diger.audit
+from diger.audit import Probe, audit
 from diger.checks import SettingError
+from diger.generator import ROADS
 from diger.recommender import GenerativeRecommender
 from diger.semantic_ids import changed_share, code_statistics, number_sharers
 from diger.trainer import Callbacks, Trainer
@@ -65,6 +67,28 @@ def test_audit_of_a_batch_changes_nothing() -> None:
     assert torch.equal(state, torch.random.get_rng_state())
     for name, value in trainer.modules.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("name", ["diger_sdud", "ste"])
+def test_the_audit_of_rows_in_parts_is_that_of_all_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = golden_trainer(name)
+    positions = trainer.data.train_positions[: trainer.config.batch_size]
+    probe = Probe(trainer, positions, 3)
+    assert probe.soft is not None
+    books = trainer.tokenizer.codebooks
+    for roads in (ROADS, ("history",), ("target",)):
+        loss = trainer.generator.loss(probe.batch, probe.soft.y, roads)
+        (wanted,) = torch.autograd.grad(loss, books, retain_graph=True)
+        for part in (1, 7, 4096):
+            monkeypatch.setattr(diger.audit, "PART", part)
+            parts = list(probe._parts())
+            assert sum(rows for rows, _ in parts) == len(positions)
+            assert len(parts) == (1 if part == 4096 else len(positions)) or part == 7
+            assert all(bool(batch.mask.any(0).all()) for _, batch in parts)  # no empty column
+            found = probe.recommendation_norms(roads)["codebook"]
+            assert found == pytest.approx(wanted.flatten(1).norm(dim=1).tolist(), rel=1e-5)
 
 
 def test_no_training_row_is_one_line(tmp_path: Path) -> None:
