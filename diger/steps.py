@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +65,7 @@ class Steps:
         self.sums: dict[str, Tensor] = {}
         self.run_steps = 0
         self.capacities: dict[int, int] = {}
+        self._ahead: dict[tuple[int, int], Rows] = {}  # shapes of the epoch, and rows of each
         positions = trainer.data.train_positions
         lengths = positions - trainer.data.history_starts(positions)
         self.longest = int(lengths.max(initial=1))  # no step need be wider
@@ -86,8 +89,10 @@ class Steps:
     def start_epoch(self, batches: Sequence[Rows] = ()) -> None:
         """Forget the losses; and make room for these batches, the epoch's, all at once."""
         self.run_steps = 0
-        for rows in batches if self.counts_items else ():
-            self._shape(rows)
+        whole = [rows for rows in batches if self._is_whole(rows)] if self.fixed else []
+        for rows in whole:
+            self._shape(rows)  # some room each, which is known when all have been looked at
+        self._ahead = {self._shape(rows): rows for rows in whole} if self.graphs is not None else {}
         for total in self.sums.values():
             total.zero_()
 
@@ -100,19 +105,36 @@ class Steps:
     def run(self, rows: Rows) -> None:
         """One step on these rows."""
         self.run_steps += 1
-        if not self.fixed or len(rows.positions) < len(self._positions):
-            # The epoch's last batch may be shorter: not worth a recording of its own.
+        if not self.fixed or not self._is_whole(rows):
             read = self.trainer.read(rows.positions, rows.width, rows.distinct or None)
             self._add(self.trainer.update(*read))
         else:
             width, capacity = self._shape(rows)
-            self._positions.copy_(rows.positions)
+            step = partial(self._fixed_step, width, capacity)
             if self.graphs is None:
-                self._fixed_step(width, capacity)
+                self._positions.copy_(rows.positions)
+                step()
             else:
                 self._prepare_sums()
-                self.graphs.run((width, capacity), lambda: self._fixed_step(width, capacity))
+                if self._ahead:
+                    self._record_ahead(self.graphs)
+                self._positions.copy_(rows.positions)
+                self.graphs.run((width, capacity), step)
         self.trainer.schedule.next()
+
+    def _is_whole(self, rows: Rows) -> bool:
+        """The epoch's last batch may be shorter: not worth a recording of its own."""
+        return len(rows.positions) == len(self._positions)
+
+    def _record_ahead(self, graphs: Graphs) -> None:
+        """Record what the epoch's batches need, the widest first: the memory that it leaves has
+        room for all others, while a wider one does not fit into what a narrower one left."""
+        missing = [shape for shape in self._ahead if shape not in graphs]
+        with graphs.collected() if missing else nullcontext():
+            for shape in sorted(missing, reverse=True):
+                self._positions.copy_(self._ahead[shape].positions)
+                graphs.record(shape, partial(self._fixed_step, *shape))
+        self._ahead = {}
 
     def _fixed_step(self, width: int, capacity: int) -> None:
         self._add(self.trainer.update(*self.trainer.read(self._positions, width, capacity)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -242,6 +244,70 @@ def test_a_device_that_counts_its_steps_has_the_rates_of_one_that_does_not() -> 
         assert optimizer.param_groups[0]["capturable"] == (device != "cpu")
     assert rates[0][:5] == pytest.approx(rates[1][:5], rel=1e-6)
     assert rates[1][5:] == [rates[1][4]] * 3
+
+
+class _Run:
+    """A recording that runs what was recorded."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self.replay = step
+
+
+@pytest.mark.parametrize("name", ["tiger", "diger_sdud_frqud"])
+def test_an_epochs_steps_are_recorded_ahead_the_widest_first(name: str) -> None:
+    trainer, alike = make_trainer(name), make_trainer(name)
+    recorded: list[int] = []
+    drawn = []
+    for each in (trainer, alike):
+        each.steps = Steps(each, "eager", fixed=True)
+        each.noise.manual_seed(0)
+        each.modules.train()
+        torch.manual_seed(1)
+        start_state(each.optimizer)
+        drawn.append(list(each.rows.epoch(16, 1, 2, each.steps.counts_items)))
+    graphs = Graphs(trainer.steps._state)
+
+    def record(step: Callable[[], None]) -> _Run:
+        recorded.append(len(trainer.steps.sums))
+        with graphs.put_back():
+            step()
+        return _Run(step)
+
+    graphs._record = record  # type: ignore[method-assign, assignment]
+    trainer.steps.graphs = graphs
+    widths = {trainer.steps._shape(rows)[0] for rows in drawn[0] if len(rows.positions) == 16}
+    assert len(widths) > 2
+    trainer.steps.start_epoch(drawn[0])
+    trainer.noise = alike.noise = torch.default_generator
+    for each, rows in zip((trainer, alike), drawn, strict=True):
+        torch.manual_seed(2)
+        for some in rows:
+            each.steps.run(some)
+            if each is trainer:
+                assert len(graphs) == len(recorded) == len(widths)  # all at the first step
+    kept: list[tuple[int, int]] = list(graphs._graphs)  # type: ignore[arg-type]
+    assert kept == sorted(kept, reverse=True)
+    assert {width for width, _ in kept} == widths
+    for left, right in zip(trainer.steps._state(), alike.steps._state(), strict=True):
+        assert left.equal(right)
+    trainer.steps.start_epoch(drawn[0])
+    trainer.steps.run(drawn[0][0])
+    assert len(recorded) == len(widths)  # and never again
+
+
+def test_garbage_is_collected_before_each_recording_and_all_of_it_once() -> None:
+    graphs = Graphs(lambda: [])
+    frozen = gc.get_freeze_count()
+    with graphs.collected():
+        assert gc.get_freeze_count() > frozen
+        cycle: list[object] = [torch.zeros(1)]
+        cycle.append(cycle)
+        gone = weakref.ref(cycle[0])
+        del cycle
+        with graphs.collected():
+            assert gone() is None
+        assert gc.get_freeze_count() > frozen
+    assert gc.get_freeze_count() == 0
 
 
 def test_memory_that_runs_out_is_not_taken_for_a_device_that_cannot_record() -> None:

@@ -111,12 +111,13 @@ def fast_steps(trainer: Trainer) -> Iterator[Step]:
     """Steps of the suite's trainer, epoch after epoch, in the order that training would have."""
     config = trainer.config
     trainer.modules.train()
-    trainer.steps.start_epoch()
     torch.manual_seed(0)
     for epoch in itertools.count():
-        order = trainer.rows.epoch(
+        drawn = trainer.rows.epoch(
             config.batch_size, epoch, config.length_window, trainer.steps.counts_items
         )
+        order = list(drawn)
+        trainer.steps.start_epoch(order)
         for rows in order:
             yield lambda rows=rows: _fast_step(trainer, rows)  # type: ignore[misc]
 
