@@ -41,6 +41,12 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        if (kernels := kernels_for(x)) is not None:
+            rows = x.flatten(0, -2).contiguous()
+            out, scale = kernels.norm(rows, weight, EPSILON, x.dtype)
+            ctx.save_for_backward(rows, scale, weight)
+            weighted: Tensor = out.view_as(x)
+            return weighted
         normed, scale = normed_rows(x)
         ctx.save_for_backward(normed, scale, weight)
         return normed * weight
@@ -49,6 +55,10 @@ class RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         normed, scale, weight = ctx.saved_tensors
+        if (kernels := kernels_for(grad)) is not None:  # then it is x itself, as rows
+            inner = grad.flatten(0, -2).contiguous()
+            d_x, d_weight = kernels.norm_back(None, inner, normed, weight, scale)
+            return d_x.view_as(grad), d_weight
         by_weight = (grad * normed).flatten(0, -2).sum(0)
         return norm_backward(grad * weight, normed, scale).mul_(scale), by_weight
 
@@ -218,7 +228,7 @@ class CrossAttention(torch.autograd.Function):
             scores = torch.bmm(asked, memory.transpose(1, 2)).view(b, heads, t, -1)
             scored = softmax_kept(scores, bias, keep_weights, scale)
             seen = _by_head(torch.bmm(scored[1].flatten(1, 2), memory), heads)  # [H, B T, d]
-        read = _beside(torch.bmm(seen, by_value.transpose(1, 2)))
+        read = _beside(seen, by_value.transpose(1, 2))
         ctx.save_for_backward(
             memory, norm, q, k, v, o, query, asked, seen, read, keep_weights, keep_out, *met,
             *scored,
@@ -252,7 +262,7 @@ class CrossAttention(torch.autograd.Function):
             d_memory = torch.baddbmm(d_memory, flat.transpose(1, 2), asked)
             d_asked = _by_head(torch.bmm(flat, memory), heads)  # [H, B T, d]
         d_key = torch.bmm(query.transpose(1, 2), d_asked)  # [H, h, d]
-        d_query = _beside(torch.bmm(d_asked, k.view(heads, -1, d).transpose(1, 2)))
+        d_query = _beside(d_asked, k.view(heads, -1, d).transpose(1, 2))
         d_x, d_norm, d_q = _project_backward(d_query, grad, saved, norm, q)
         return (
             d_x, d_memory, d_norm, d_q, d_key.flatten(0, 1), d_value.flatten(0, 1),
@@ -260,9 +270,14 @@ class CrossAttention(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _beside(x_HxNxh: Tensor) -> Tensor:
-    """[H, N, h] -> [N, H h]"""
-    return x_HxNxh.transpose(0, 1).flatten(1)
+def _beside(x_HxNxd: Tensor, weight_Hxdxh: Tensor) -> Tensor:
+    """x W of each head, one beside the other, [N, H h]."""
+    (heads, n, _), h = x_HxNxd.shape, weight_Hxdxh.shape[-1]
+    if kernels_for(x_HxNxd) is None:
+        return torch.bmm(x_HxNxd, weight_Hxdxh).transpose(0, 1).flatten(1)
+    out = x_HxNxd.new_empty(n, heads, h)
+    torch.bmm(x_HxNxd, weight_Hxdxh, out=out.transpose(0, 1))  # there, and not copied there
+    return out.flatten(1)
 
 
 def _by_row(x_HxBTxd: Tensor, rows: int) -> Tensor:

@@ -248,6 +248,12 @@ def test_a_norm_of_many_rows(
     found = kernels.norm_back(around, grad, x.detach(), weight.detach(), scale)
     torch.testing.assert_close(found[0], around + d_x)
     torch.testing.assert_close(found[1], d_weight, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
+    alone = functional.rms_norm(x.view(rows, 1, 24), weight)
+    torch.testing.assert_close(alone.view(rows, 24), wanted)
+    by_kernels = torch.autograd.grad((alone.view(rows, 24) * grad).sum(), [x, weight])
+    torch.testing.assert_close(by_kernels[0], d_x)
+    torch.testing.assert_close(by_kernels[1], d_weight, rtol=1e-4, atol=1e-4)
 
 
 def test_the_whole_model_is_the_same_by_kernels(
@@ -330,7 +336,7 @@ OWN = {
     "_relax_back": dict(grad=FULL, out=FULL), "_reciprocal": dict(x=DOUBLE, out=DOUBLE),
 }
 NUMBERS = {"n", "t", "s", "heads", "of_row", "of_head", "of_query", "of_key", "of_code"}
-SIZES = dict(CUT=429496730, SIZE=2048, D=128, ROWS=16, WIDTH=128, TILES=2, K=128, BLOCKS=4)
+SIZES = dict(AROUND=True, CUT=429496730, SIZE=2048, D=128, ROWS=16, WIDTH=128, TILES=2, K=128, BLOCKS=4)
 LAST = dict(HEAD=64, QUERIES=64, BLOCK=64)
 LONG = dict(HEAD=64, QUERIES=32, BLOCK=256)
 WIDE = dict(HEAD=128, QUERIES=32, BLOCK=256, D=128, ROWS=64)

@@ -30,7 +30,8 @@ def _norm(
 @triton.jit(do_not_specialize=["n"])
 def _norm_back(
     residual, inner, x, weight, scale, out, by_weight, n,
-    TILES: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    AROUND: tl.constexpr, TILES: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0).to(tl.int64) * TILES * ROWS
     column = tl.arange(0, WIDTH)[None, :]
@@ -45,8 +46,10 @@ def _norm_back(
         total += grad * normed
         grad *= weights
         along = tl.sum(grad * normed, 1)[:, None] / D
-        around = tl.load(residual + first * D + at, mask=there, other=0.0).to(tl.float32)
-        tl.store(out + first * D + at, around + (grad - normed * along) * by, mask=there)
+        back = (grad - normed * along) * by
+        if AROUND:
+            back += tl.load(residual + first * D + at, mask=there, other=0.0).to(tl.float32)
+        tl.store(out + first * D + at, back, mask=there)
     column = tl.arange(0, WIDTH)
     tl.store(by_weight + tl.program_id(0) * D + column, tl.sum(total, 0), mask=column < D)
 
@@ -107,10 +110,10 @@ def norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> tuple
 
 
 def norm_back(
-    residual: Tensor, inner: Tensor, x: Tensor, weight: Tensor, scale: Tensor
+    residual: Tensor | None, inner: Tensor, x: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """residual plus the gradient at x [N, d], and that at the weight [d], given the one at what
-    ``norm`` returned."""
+    """residual, if there is one, plus the gradient at x [N, d], and that at the weight [d], given
+    the one at what ``norm`` returned."""
     n, d = x.shape
     rows, width = tile_of(d)
     # A power of 2, since each number is another kernel to compile.
@@ -119,8 +122,8 @@ def norm_back(
     out = torch.empty_like(x)
     by_weight = x.new_empty(blocks, d, dtype=torch.float32)
     _norm_back[blocks,](
-        residual, inner, x, weight, scale, out, by_weight, n,
-        TILES=tiles, D=d, ROWS=rows, WIDTH=width,
+        inner if residual is None else residual, inner, x, weight, scale, out, by_weight, n,
+        AROUND=residual is not None, TILES=tiles, D=d, ROWS=rows, WIDTH=width,
     )  # fmt: skip
     d_weight = torch.empty_like(weight)
     _add_rows[triton.cdiv(d, 16),](by_weight, d_weight, blocks, D=d, ROWS=PARTS, WIDTH=16)
