@@ -15,7 +15,7 @@ I = H h, F hidden width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,15 +25,13 @@ from diger.gpu import kernels_for
 from diger.heads import Order, gram, heads_first, times
 from diger.passes import (
     EPSILON,
-    add_kept,
-    add_normed_backward,
-    kept,
     norm_backward,
     normed_rows,
     relu_kept_,
     softmax_backward,
     softmax_kept,
 )
+from diger.residual import UNLINKED, Links, added, dropped, meet, project, project_backward
 
 
 class RMSNorm(torch.autograd.Function):
@@ -57,68 +55,10 @@ class RMSNorm(torch.autograd.Function):
         normed, scale, weight = ctx.saved_tensors
         if (kernels := kernels_for(grad)) is not None:  # then it is x itself, as rows
             inner = grad.flatten(0, -2).contiguous()
-            d_x, d_weight = kernels.norm_back(None, inner, normed, weight, scale)
+            d_x, d_weight, _ = kernels.norm_back(None, inner, normed, weight, scale)
             return d_x.view_as(grad), d_weight
         by_weight = (grad * normed).flatten(0, -2).sum(0)
         return norm_backward(grad * weight, normed, scale).mul_(scale), by_weight
-
-
-class Met(NamedTuple):
-    """A normed residual stream and the weight that it meets, as the way back needs them.
-
-    weight: [O, d], and normed: [N, d], whose product it is, in its type; the norm's own weight is
-    folded into the first, or on a GPU, where the norm is one kernel, multiplied into the second.
-    exact: what the norm's way back reads, [N, d] in the type of x: x normed, on a GPU x itself.
-    scale: [N, 1].
-    """
-
-    weight: Tensor
-    normed: Tensor
-    exact: Tensor
-    scale: Tensor
-
-
-def _meet(x: Tensor, norm: Tensor, weight: Tensor) -> Met:
-    rows = x.flatten(0, -2)
-    if (kernels := kernels_for(x)) is not None:
-        rows = rows.contiguous()
-        normed, scale = kernels.norm(rows, norm, EPSILON, weight.dtype)
-        return Met(weight, normed, rows, scale)
-    exact, scale = normed_rows(rows)
-    return Met(weight * norm.to(weight.dtype), exact.to(weight.dtype), exact, scale)
-
-
-def _project(x: Tensor, norm: Tensor, weight: Tensor) -> tuple[Tensor, Met]:
-    """The normed stream times the weight, [N, O], and what that came from."""
-    met = _meet(x, norm, weight)
-    return met.normed @ met.weight.T, met
-
-
-def _project_backward(
-    grad_out: Tensor, residual: Tensor, saved: tuple[Tensor, Tensor, Tensor, Tensor],
-    norm: Tensor, weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients at x (with that of the residual stream around the block), norm and weight."""
-    met, normed, exact, scale = saved
-    by_met = gram(grad_out, normed)
-    inner, around = times(grad_out, met), residual.flatten(0, -2)
-    if (kernels := kernels_for(residual)) is not None:
-        d_x, d_norm = kernels.norm_back(around.contiguous(), inner, exact, norm, scale)
-        return d_x.view_as(residual), d_norm, by_met
-    d_x = add_normed_backward(around, inner.to(exact.dtype), exact, scale)
-    d_norm = (by_met * weight).sum(0).to(norm.dtype)
-    return d_x.view_as(residual), d_norm, by_met * norm.to(weight.dtype)
-
-
-def _added(x: Tensor, y_Nxd: Tensor, keep: Tensor | None, scale: float) -> Tensor:
-    """A block's stream with what the block adds to it, behind the second of two masks."""
-    return add_kept(x, y_Nxd.view_as(x), keep, scale, scale * scale)
-
-
-def _dropped(grad: Tensor, keep: Tensor | None, scale: float, dtype: torch.dtype) -> Tensor:
-    """What of the gradient reaches a block behind its dropout, times the scales of both of its
-    masks, as rows."""
-    return kept(grad, keep, scale, scale * scale, dtype).flatten(0, -2)
 
 
 class SelfAttention(torch.autograd.Function):
@@ -129,24 +69,25 @@ class SelfAttention(torch.autograd.Function):
         x: [B, T, d]. norm: [d]. qkv: [3 I, d], the weights one below the other. o: [d, I].
         bias: [B or 1, H, T, T], added to the scores, as a constant. position: [1, H, T, T], the
         part of it that is learned: it only receives the gradient. keep_weights: of [B, H, T, T].
-        keep_out: of [B, T, d]. heads: H.
+        keep_out: of [B, T, d]. heads: H. links: with the blocks around it.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, norm: Tensor, qkv: Tensor, o: Tensor, bias: Tensor, position: Tensor,
         keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
+        links: Links = UNLINKED,
     ) -> Tensor:  # fmt: skip
         kernels, t = kernels_for(x), x.shape[1]
-        ctx.scale, ctx.heads = scale, heads
+        ctx.scale, ctx.heads, ctx.links = scale, heads, links
         ctx.fused = kernels is not None and kernels.attends(qkv, t, o.shape[1] // heads)
         if kernels is not None and ctx.fused:
-            out, met = _project(x, norm, qkv)
+            out, met = project(x, norm, qkv, links.before)
             read = kernels.attend(out, bias, keep_weights, scale, heads)
             ctx.save_for_backward(norm, qkv, o, out, bias, read, keep_weights, keep_out, *met)
-            return _added(x, read @ o.T, keep_out, scale)
+            return added(x, read @ o.T, keep_out, scale, links.after)
         order = Order(len(x), heads, heads_first(qkv))
-        met = _meet(x, norm, qkv)
+        met = meet(x, norm, qkv, links.before)
         apart = order.apart(met.normed, met.weight, 3)
         q, k, v = apart
         bias, keep_weights = order.swapped(bias), order.of_keep(keep_weights)
@@ -158,26 +99,29 @@ class SelfAttention(torch.autograd.Function):
             norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out, *met
         )
         ctx.order = order
-        return _added(x, times(read, o.T), keep_out, scale)
+        return added(x, times(read, o.T), keep_out, scale, links.after)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.fused:
             norm, qkv, o, out, bias, read, keep_weights, keep_out, *saved = ctx.saved_tensors
-            rows, kernels = _dropped(grad, keep_out, ctx.scale, out.dtype), kernels_for(grad)
+            rows = dropped(grad, keep_out, ctx.scale, out.dtype, ctx.links.after)
+            kernels = kernels_for(grad)
             assert kernels is not None
             moved, by_score = kernels.attend_back(
                 rows @ o, out, bias, keep_weights, ctx.scale, ctx.heads
             )
-            d_x, d_norm, d_qkv = _project_backward(moved, grad, tuple(saved), norm, qkv)
+            d_x, d_norm, d_qkv = project_backward(
+                moved, grad, tuple(saved), norm, qkv, ctx.links.before
+            )
             d_position = by_score.sum(0, keepdim=True, dtype=bias.dtype)
             d_o = rows.T @ read
-            return d_x, d_norm, d_qkv, d_o, None, d_position, None, None, None, None
+            return d_x, d_norm, d_qkv, d_o, None, d_position, None, None, None, None, None
         (norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out,
          *saved) = ctx.saved_tensors  # fmt: skip
         q, k, v = apart
-        rows = _dropped(grad, keep_out, ctx.scale, q.dtype)
+        rows = dropped(grad, keep_out, ctx.scale, q.dtype, ctx.links.after)
         (d_read,) = ctx.order.apart(rows, o.T, 1)
         moved = torch.empty_like(apart)
         torch.bmm(read_by.transpose(1, 2), d_read, out=moved[2])
@@ -187,10 +131,12 @@ class SelfAttention(torch.autograd.Function):
         torch.bmm(flat, k, out=moved[0])
         torch.bmm(flat.transpose(1, 2), q, out=moved[1])
         together = ctx.order.together(moved)
-        d_x, d_norm, d_qkv = _project_backward(together, grad, tuple(saved), norm, qkv)
+        d_x, d_norm, d_qkv = project_backward(
+            together, grad, tuple(saved), norm, qkv, ctx.links.before
+        )
         d_o = gram(read, rows).T
         d_position = ctx.order.swapped(d_scores).sum(0, keepdim=True, dtype=weights.dtype)
-        return d_x, d_norm, d_qkv, d_o, None, d_position, None, None, None, None
+        return d_x, d_norm, d_qkv, d_o, None, d_position, None, None, None, None, None
 
 
 class CrossAttention(torch.autograd.Function):
@@ -204,21 +150,21 @@ class CrossAttention(torch.autograd.Function):
     Args of forward:
         x: [B, T, d]. memory: [B, M, d], in the type of the weights. norm: [d]. q, k, v: [I, d].
         o: [d, I]. bias: [B, 1, 1, M], a constant. keep_weights: of [B, H, T, M].
-        keep_out: of [B, T, d]. heads: H.
+        keep_out: of [B, T, d]. heads: H. links: with the blocks around it.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, memory: Tensor, norm: Tensor, q: Tensor, k: Tensor, v: Tensor,
         o: Tensor, bias: Tensor, keep_weights: Tensor | None, keep_out: Tensor | None, scale: float,
-        heads: int,
+        heads: int, links: Links = UNLINKED,
     ) -> Tensor:  # fmt: skip
         b, t, d = x.shape
-        out, met = _project(x, norm, q)
+        out, met = project(x, norm, q, links.before)
         query = out.view(b * t, heads, -1).transpose(0, 1)  # [H, B T, h]
         by_key, by_value = (w.view(heads, -1, d) for w in (k, v))  # [H, h, d]
         asked = torch.bmm(query, by_key)  # [H, B T, d]
-        ctx.scale, kernels = scale, kernels_for(x)
+        ctx.scale, ctx.links, kernels = scale, links, kernels_for(x)
         ctx.fused = kernels is not None and kernels.asks(memory, heads, t)
         scored: tuple[Tensor, ...]  # what the way back needs to know of the weights
         if kernels is not None and ctx.fused:
@@ -233,7 +179,7 @@ class CrossAttention(torch.autograd.Function):
             memory, norm, q, k, v, o, query, asked, seen, read, keep_weights, keep_out, *met,
             *scored,
         )  # fmt: skip
-        return _added(x, read @ o.T, keep_out, scale)
+        return added(x, read @ o.T, keep_out, scale, links.after)
 
     @staticmethod
     @once_differentiable
@@ -242,7 +188,7 @@ class CrossAttention(torch.autograd.Function):
          *rest) = ctx.saved_tensors  # fmt: skip
         saved, scored = tuple(rest[:4]), rest[4:]
         (heads, n, _), (b, _, d) = query.shape, memory.shape
-        rows = _dropped(grad, keep_out, ctx.scale, memory.dtype)
+        rows = dropped(grad, keep_out, ctx.scale, memory.dtype, ctx.links.after)
         d_read = (rows @ o).view(n, heads, -1).transpose(0, 1)  # [H, B T, h]
         d_value = torch.bmm(d_read.transpose(1, 2), seen)  # [H, h, d]
         d_seen = torch.bmm(d_read, v.view(heads, -1, d))  # [H, B T, d]
@@ -263,10 +209,10 @@ class CrossAttention(torch.autograd.Function):
             d_asked = _by_head(torch.bmm(flat, memory), heads)  # [H, B T, d]
         d_key = torch.bmm(query.transpose(1, 2), d_asked)  # [H, h, d]
         d_query = _beside(d_asked, k.view(heads, -1, d).transpose(1, 2))
-        d_x, d_norm, d_q = _project_backward(d_query, grad, saved, norm, q)
+        d_x, d_norm, d_q = project_backward(d_query, grad, saved, norm, q, ctx.links.before)
         return (
             d_x, d_memory, d_norm, d_q, d_key.flatten(0, 1), d_value.flatten(0, 1),
-            rows.T @ read, None, None, None, None, None,
+            rows.T @ read, None, None, None, None, None, None,
         )  # fmt: skip
 
 
@@ -297,30 +243,33 @@ class FeedForward(torch.autograd.Function):
 
     Args of forward:
         x: [B, T, d]. norm: [d]. wide: [F, d]. narrow: [d, F]. keep_hidden: of [B T, F].
-        keep_out: of [B, T, d].
+        keep_out: of [B, T, d]. links: with the blocks around it.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, norm: Tensor, wide: Tensor, narrow: Tensor,
         keep_hidden: Tensor | None, keep_out: Tensor | None, scale: float,
+        links: Links = UNLINKED,
     ) -> Tensor:  # fmt: skip
-        out, met = _project(x, norm, wide)
+        out, met = project(x, norm, wide, links.before)
         hidden = relu_kept_(out, keep_hidden, scale)
         ctx.save_for_backward(norm, wide, narrow, hidden, keep_out, *met)
-        ctx.scale = scale
-        return _added(x, hidden @ narrow.T, keep_out, scale)
+        ctx.scale, ctx.links = scale, links
+        return added(x, hidden @ narrow.T, keep_out, scale, links.after)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         norm, wide, narrow, hidden, keep_out, *saved = ctx.saved_tensors
-        rows = _dropped(grad, keep_out, ctx.scale, narrow.dtype)
+        rows = dropped(grad, keep_out, ctx.scale, narrow.dtype, ctx.links.after)
         d_hidden = rows @ narrow
         # What was dropped is zero in hidden, as what relu cut off is, and gets no gradient either.
         torch.ops.aten.threshold_backward.grad_input(d_hidden, hidden, 0, grad_input=d_hidden)
-        d_x, d_norm, d_wide = _project_backward(d_hidden, grad, tuple(saved), norm, wide)
-        return d_x, d_norm, d_wide, rows.T @ hidden, None, None, None
+        d_x, d_norm, d_wide = project_backward(
+            d_hidden, grad, tuple(saved), norm, wide, ctx.links.before
+        )
+        return d_x, d_norm, d_wide, rows.T @ hidden, None, None, None, None
 
 
 class Gathered(torch.autograd.Function):

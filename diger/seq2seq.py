@@ -22,6 +22,7 @@ from diger.checks import above, at_least, below, whole
 from diger.dropout import dropout
 from diger.gpu import kernels_for
 from diger.keep import draw_keep, keys_ahead
+from diger.residual import Link, Links
 
 BUCKETS, MAX_DISTANCE = 32, 128
 LONGEST_CHOICE = 256  # tokens, whose square of one-hot rows takes 8 MB
@@ -170,12 +171,14 @@ class Block(nn.Module):
         memory_bias: Tensor | None = None,
         weights: Sequence[Tensor] = (),
         keys: Iterator[Tensor] | None = None,
+        links: Links | None = None,
     ) -> Tensor:
         """[B, T, d], with all of its dropout.
 
         Args:
             weights: ``matrices``, each list one below the other, in the type of the products.
             keys: of its dropout, where they are drawn; ``masks`` of them.
+            links: with the blocks around it, where blocks are linked.
         """
         together, o, *cross, wide, narrow = weights
         heads, (b, t, _) = self.self_attention.heads, x.shape
@@ -186,21 +189,31 @@ class Block(nn.Module):
                 return None
             return draw_keep(like, shape, self.dropout) if keys is None else next(keys)
 
+        own = iter(self._links(wide.dtype, links))
         x = functional.self_attention(
             x, self.norm_self.weight, together, o, bias.total, bias.position,
-            keep(x, b, heads, t, t), keep(x, *x.shape), scale, heads,
+            keep(x, b, heads, t, t), keep(x, *x.shape), scale, heads, *next(own),
         )  # fmt: skip
         if self.decoder:
             assert memory is not None and memory_bias is not None
             of_weights = keep(x, b, heads, t, memory.shape[1])
             x = functional.cross_attention(
                 x, memory, self.norm_cross.weight, *cross, memory_bias,
-                of_weights, keep(x, *x.shape), scale, heads,
+                of_weights, keep(x, *x.shape), scale, heads, *next(own),
             )  # fmt: skip
         return functional.feed_forward(
             x, self.norm_ff.weight, wide, narrow,
-            keep(narrow, b * t, len(wide)), keep(x, *x.shape), scale,
+            keep(narrow, b * t, len(wide)), keep(x, *x.shape), scale, *next(own),
         )  # fmt: skip
+
+    def _links(self, dtype: torch.dtype, around: Links | None) -> list[tuple[Links, ...]]:
+        """The last argument of each of its parts; none where blocks are not linked."""
+        norms = [self.norm_cross, self.norm_ff] if self.decoder else [self.norm_ff]
+        if around is None:
+            return [()] * (len(norms) + 1)
+        inner = [Link(norm.weight, dtype) for norm in norms]
+        both = zip([around.before, *inner], [*inner, around.after], strict=True)
+        return [(Links(before, after),) for before, after in both]
 
     @property
     def masks(self) -> int:
@@ -282,8 +295,9 @@ class Stack(nn.Module):
         x = dropout(x, self.dropout, self.training)
         weights = self.weights(x, dtype)
         keys = keys_ahead(x, sum(block.masks for block in self._blocks)) if self.drops else None
-        for block, own in zip(self._blocks, weights, strict=True):
-            x = block(x, bias, memory, memory_bias, own, keys)
+        links = self._links(x, dtype)
+        for block, own, around in zip(self._blocks, weights, links, strict=True):
+            x = block(x, bias, memory, memory_bias, own, keys, around)
         return dropout(self.norm(x), self.dropout, self.training)
 
     @property
@@ -293,6 +307,15 @@ class Stack(nn.Module):
     @property
     def _blocks(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]
+
+    def _links(self, like: Tensor, dtype: torch.dtype) -> Sequence[Links | None]:
+        """Of each block, where there are kernels that make use of them."""
+        blocks = self._blocks
+        if kernels_for(like) is None:
+            return [None] * len(blocks)
+        between = [Link(block.norm_self.weight, dtype) for block in blocks[1:]]
+        both = zip([None, *between], [*between, None], strict=True)
+        return [Links(before, after) for before, after in both]
 
     def weights(self, like: Tensor, dtype: torch.dtype) -> list[Sequence[Tensor]]:
         """The weights of the blocks' products, see ``Block.forward``: of all blocks at once where

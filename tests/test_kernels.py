@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
 
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from benchmark.speed import kernels as check
-from diger import estimators, functional, gpu, keep
+from diger import estimators, functional, gpu, keep, seq2seq
 from diger.cached import FrequencyDecayCached
 from diger.estimators import Estimator, Gumbel, StandardDeviationDecay
 from diger.keep import cut, draw_keys, mask
 from diger.quantizer import Sinkhorn
+from diger.residual import Link, Links
 from diger.seq2seq import ModelConfig, Seq2Seq
 
 B, T, M, D, H, HEAD, WIDE = 3, 5, 7, 16, 2, 16, 9
@@ -290,6 +292,66 @@ def test_dropout_of_a_stack_draws_its_keys_at_once(
     assert not states[0].allclose(states[2])
 
 
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_linked_blocks_compute_what_blocks_by_themselves_do(
+    p: float, layers: int, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kernel across two blocks in place of two, forwards and backwards, with the same keys."""
+    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
+    monkeypatch.setattr(kernels.draws, "TILE", 64)  # several blocks of a few rows each
+    torch.manual_seed(0)
+    config = ModelConfig(layers, d_model=16, d_ff=8, heads=2, d_head=16, dropout=p)
+    model = Seq2Seq(config).train()
+    history, target = torch.randn(3, 6, 16, requires_grad=True), torch.randn(3, 4, 16)
+    there = torch.arange(6) < torch.tensor([6, 3, 1])[:, None]
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, own: Callable[..., object]) -> Callable[..., object]:
+        return lambda *given: calls.update([name]) or own(*given)
+
+    for name in ("drop", "norm", "drop_add", "drop_add_norm"):
+        monkeypatch.setattr(kernels, name, counted(name, getattr(kernels, name)))
+    found, launches = [], []
+    for linked in (True, False):
+        if not linked:
+            monkeypatch.setattr(seq2seq.Stack, "_links", lambda *_: [None] * layers)
+        calls.clear()
+        torch.manual_seed(1)
+        states = model.decode(target, model.encode(history, there), there)
+        leaves = [history, *model.parameters()]
+        found.append([states, *torch.autograd.grad(states.square().sum(), leaves)])
+        launches.append(calls.copy())
+    for together, apart in zip(*found, strict=True):
+        torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
+    joins = (2 * layers - 1) + (3 * layers - 1)
+    assert launches[0]["drop_add_norm"] == joins
+    assert launches[1]["norm"] - launches[0]["norm"] == joins
+    assert launches[1]["drop_add_norm"] == 0
+    if p:
+        assert launches[1]["drop"] - launches[0]["drop"] == joins
+        assert launches[1]["drop_add"] - launches[0]["drop_add"] == joins
+
+
+def test_what_else_reads_the_stream_between_linked_blocks_is_heard(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradient then is not what the block behind made ready."""
+    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
+    torch.manual_seed(0)
+    first, second = feed_forward(True), feed_forward(True)
+    grads = []
+    for linked in (True, False):
+        link = Link(second[1], torch.float32)  # type: ignore[arg-type]
+        links = [Links(None, link), Links(link, None)] if linked else [Links(), Links()]
+        between = functional.feed_forward(*first, links[0])
+        out = functional.feed_forward(between, *second[1:], links[1])
+        total = out.square().sum() + between.sum()
+        grads.append(torch.autograd.grad(total, [first[0], first[2], second[1]]))  # type: ignore[arg-type]
+    for together, apart in zip(*grads, strict=True):
+        torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
+
+
 def test_the_check_for_a_gpu_finds_what_is_wrong(
     kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +371,16 @@ def test_the_check_for_a_gpu_finds_what_is_wrong(
     monkeypatch.setattr(functional, "self_attention", off)
     found = {what: worst > limit for what, worst, limit in check.checks("cpu")}
     assert [what for what, wrong in found.items() if wrong] == ["self_attention (3, 4, 12) float32"]
+
+
+def test_the_check_for_a_gpu_allows_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, bfloat16 and float32 go the two ways that heads can lie in memory."""
+    monkeypatch.setattr(check, "LENGTHS", check.LENGTHS[:3])
+    torch.manual_seed(0)
+    found = list(check.checks_of_blocks("cpu"))
+    assert len(found) == 3 * 2 * 4
+    assert all(worst <= limit for _, worst, limit in found)
+    assert max(worst for what, worst, _ in found if "bfloat16" in what) > 1e-3
 
 
 def test_the_check_for_a_gpu_needs_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -332,11 +404,13 @@ TYPES = dict(
 )
 OWN = {
     "_drop": dict(x=FULL), "_drop_add": dict(x=FULL, out=FULL), "_norm": dict(x=FULL),
-    "_norm_back": dict(x=FULL, out=FULL), "_add_rows": dict(x=FULL, out=FULL),
+    "_norm_back": dict(x=FULL, out=FULL), "_drop_add_norm": dict(x=FULL, out=FULL),
+    "_add_rows": dict(x=FULL, out=FULL),
     "_relax_back": dict(grad=FULL, out=FULL), "_reciprocal": dict(x=DOUBLE, out=DOUBLE),
 }
 NUMBERS = {"n", "t", "s", "heads", "of_row", "of_head", "of_query", "of_key", "of_code"}
-SIZES = dict(AROUND=True, CUT=429496730, SIZE=2048, D=128, ROWS=16, WIDTH=128, TILES=2, K=128, BLOCKS=4)
+SIZES = dict(CUT=429496730, SIZE=2048, D=128, ROWS=16, WIDTH=128, TILES=2, K=128, BLOCKS=4)
+SIZES |= dict(AROUND=True, DROPS=True)
 LAST = dict(HEAD=64, QUERIES=64, BLOCK=64)
 LONG = dict(HEAD=64, QUERIES=32, BLOCK=256)
 WIDE = dict(HEAD=128, QUERIES=32, BLOCK=256, D=128, ROWS=64)
@@ -354,11 +428,12 @@ def compiled(name, warps=4, **sizes):
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(num_warps=warps))
     print(name, len(made.asm["cubin"]) > 0 and made.metadata.shared <= 232448)
 
-for name in ("_drop", "_drop_add", "_relu_drop", "_norm", "_norm_back", "_softmax",
-             "_softmax_back", "_add_rows", "_relax", "_relax_back", "_reciprocal"):
+for name in ("_drop", "_drop_add", "_relu_drop", "_norm", "_drop_add_norm", "_norm_back",
+             "_softmax", "_softmax_back", "_add_rows", "_relax", "_relax_back", "_reciprocal"):
     compiled(name)
-for name in ("_drop", "_softmax"):
+for name in ("_drop", "_softmax", "_drop_add_norm"):
     compiled(name, CUT=0)
+compiled("_norm_back", AROUND=False, DROPS=False, CUT=0)
 for name in ("_attend", "_attend_back"):
     for sizes in (LAST, LONG, WIDE):
         compiled(name, 8, **sizes)
@@ -382,4 +457,4 @@ def test_kernels_compile_for_a_gpu() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("True") == 24
+    assert done.stdout.count("True") == 27

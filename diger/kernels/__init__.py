@@ -12,7 +12,7 @@ Of what is compiled only constants have types: Triton reads annotations as if th
 from diger.kernels.attention import ask, ask_back, asks, attend, attend_back, attends
 from diger.kernels.codes import LONGEST_SUM, reciprocal_, relax, relax_back
 from diger.kernels.elements import drop, drop_add, relu_drop_
-from diger.kernels.rows import norm, norm_back, softmax, softmax_back
+from diger.kernels.rows import drop_add_norm, norm, norm_back, softmax, softmax_back
 
 __all__ = [
     "LONGEST_SUM",
@@ -24,6 +24,7 @@ __all__ = [
     "attends",
     "drop",
     "drop_add",
+    "drop_add_norm",
     "norm",
     "norm_back",
     "reciprocal_",

@@ -28,9 +28,28 @@ def _norm(
 
 
 @triton.jit(do_not_specialize=["n"])
+def _drop_add_norm(
+    x, y, weight, out, normed, scale, key, factor, epsilon, n,
+    CUT: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
+    at, there = row * D + column, (row < n - first) & (column < D)
+    value = tl.load(y + first * D + at, mask=there, other=0.0).to(tl.float32)
+    base = tl.load(x + first * D + at, mask=there, other=0.0).to(tl.float32)
+    place = (first * D).to(tl.uint32) + at.to(tl.uint32)
+    value = base + where_kept(value, place, key, CUT) * factor
+    tl.store(out + first * D + at, value, mask=there)
+    by = 1.0 / tl.sqrt(tl.sum(value * value, 1)[:, None] / D + epsilon)
+    weights = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
+    tl.store(normed + first * D + at, value * by * weights, mask=there)
+    tl.store(scale + first + row, by, mask=row < n - first)
+
+
+@triton.jit(do_not_specialize=["n"])
 def _norm_back(
-    residual, inner, x, weight, scale, out, by_weight, n,
-    AROUND: tl.constexpr, TILES: tl.constexpr,
+    residual, inner, x, weight, scale, out, by_weight, dropped, key, factor, n,
+    AROUND: tl.constexpr, DROPS: tl.constexpr, CUT: tl.constexpr, TILES: tl.constexpr,
     D: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0).to(tl.int64) * TILES * ROWS
@@ -50,6 +69,10 @@ def _norm_back(
         if AROUND:
             back += tl.load(residual + first * D + at, mask=there, other=0.0).to(tl.float32)
         tl.store(out + first * D + at, back, mask=there)
+        if DROPS:
+            place = (first * D).to(tl.uint32) + at.to(tl.uint32)
+            back = where_kept(back, place, key, CUT) * factor
+            tl.store(dropped + first * D + at, back, mask=there)
     column = tl.arange(0, WIDTH)
     tl.store(by_weight + tl.program_id(0) * D + column, tl.sum(total, 0), mask=column < D)
 
@@ -109,11 +132,31 @@ def norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> tuple
     return out, scale
 
 
+def drop_add_norm(
+    x: Tensor, y: Tensor, keep: Tensor | None, scale: float, factor: float, weight: Tensor,
+    epsilon: float, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """``drop_add`` of x and y [..., d], and what ``norm`` makes of its rows."""
+    x, y, d = x.contiguous(), y.contiguous(), x.shape[-1]
+    out, n, (key, cut) = torch.empty_like(x), x.numel() // d, key_of(keep, scale, x)
+    normed = x.new_empty(n, d, dtype=dtype)
+    by, (rows, width) = x.new_empty(n, 1, dtype=torch.float32), tile_of(d)
+    _drop_add_norm[triton.cdiv(n, rows),](
+        x, y, weight, out, normed, by, key, factor, epsilon, n,
+        CUT=cut, D=d, ROWS=rows, WIDTH=width,
+    )  # fmt: skip
+    return out, normed, by
+
+
 def norm_back(
-    residual: Tensor | None, inner: Tensor, x: Tensor, weight: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor]:
+    residual: Tensor | None, inner: Tensor, x: Tensor, weight: Tensor, scale: Tensor,
+    drops: tuple[Tensor | None, float, float, torch.dtype] | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """residual, if there is one, plus the gradient at x [N, d], and that at the weight [d], given
-    the one at what ``norm`` returned."""
+    the one at what ``norm`` returned.
+
+    Given also what ``drop`` takes, its result for the first of them; else None.
+    """
     n, d = x.shape
     rows, width = tile_of(d)
     # A power of 2, since each number is another kernel to compile.
@@ -121,13 +164,20 @@ def norm_back(
     blocks = triton.cdiv(n, tiles * rows)
     out = torch.empty_like(x)
     by_weight = x.new_empty(blocks, d, dtype=torch.float32)
+    keep, keep_scale, factor, dtype = drops or (None, 1.0, 1.0, x.dtype)
+    onwards, (key, cut) = (
+        torch.empty_like(x, dtype=dtype) if drops else None,
+        key_of(keep, keep_scale, x),
+    )
     _norm_back[blocks,](
-        inner if residual is None else residual, inner, x, weight, scale, out, by_weight, n,
-        AROUND=residual is not None, TILES=tiles, D=d, ROWS=rows, WIDTH=width,
+        inner if residual is None else residual, inner, x, weight, scale, out, by_weight,
+        out if onwards is None else onwards, key, factor, n,
+        AROUND=residual is not None, DROPS=drops is not None, CUT=cut, TILES=tiles,
+        D=d, ROWS=rows, WIDTH=width,
     )  # fmt: skip
     d_weight = torch.empty_like(weight)
     _add_rows[triton.cdiv(d, 16),](by_weight, d_weight, blocks, D=d, ROWS=PARTS, WIDTH=16)
-    return out, d_weight
+    return out, d_weight, onwards
 
 
 def softmax(
