@@ -118,18 +118,16 @@ class Sinkhorn(Assignment):
         """log of the row and column factors, by products with the kernel: a matrix read twice an
         iteration, where the log domain needs an exponential of each entry."""
         n, k = kernel_NxK.shape
-        rows, columns = kernel_NxK.new_empty(n), kernel_NxK.new_ones(k)
-        # n and k are in the kernels, not in the iterations, whose time on a GPU is their launches.
-        along, across = kernel_NxK * n, (kernel_NxK.T * k).contiguous()
         kernels = kernels_for(kernel_NxK, types=(torch.float64,))
-        fits = kernels is not None and max(n, k) <= kernels.LONGEST_SUM
+        if kernels is not None and kernels.balances(n, k):
+            rows, columns = kernels.balance(kernel_NxK.contiguous(), self.iterations)
+            return rows.log(), columns.log()
+        columns = kernel_NxK.new_ones(k)
+        # n and k are in the matrices, not in the iterations, whose time on a GPU is their launches.
+        along, across = kernel_NxK * n, (kernel_NxK.T * k).contiguous()
         for _ in range(self.iterations):
-            if kernels is not None and fits:
-                kernels.reciprocal_(rows, along, columns)
-                kernels.reciprocal_(columns, across, rows)
-            else:
-                rows = torch.mv(along, columns).reciprocal_()
-                columns = torch.mv(across, rows).reciprocal_()
+            rows = torch.mv(along, columns).reciprocal_()
+            columns = torch.mv(across, rows).reciprocal_()
         return rows.log(), columns.log()
 
     def _scale_logs(self, log_kernel_NxK: Tensor) -> Tensor:

@@ -156,14 +156,26 @@ def test_only_what_it_is_made_for_is_relaxed_in_one_launch(
     assert bool(called) == (name == "gumbel")
 
 
+@pytest.mark.parametrize("tile", [8192, 512, 64], ids=["one block", "3 blocks", "18 blocks"])
 def test_balanced_assignment_is_the_same_by_kernels(
-    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tile: int, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kernels.codes, "TILE", tile)
     torch.manual_seed(0)
     distances = torch.rand(70, 9)
     wanted = Sinkhorn(waits=False).transport(distances)
     monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
+    launches: Counter[str] = Counter()
+    balance = kernels.balance
+    monkeypatch.setattr(
+        kernels, "balance", lambda *given: launches.update(["one"]) or balance(*given)
+    )
     torch.testing.assert_close(Sinkhorn(waits=False).transport(distances), wanted)
+    torch.testing.assert_close(wanted.exp().sum(0), torch.full((9,), 1 / 9, dtype=torch.float64))
+    assert launches["one"] == 1
+    assert kernels.balances(1024, 256) == (tile == 8192)
+    monkeypatch.setattr(kernels.codes, "PARTS", 1)
+    assert kernels.balances(70, 9) == (tile == 8192)
 
 
 def test_balanced_assignment_of_many_items_to_few_codes() -> None:
@@ -406,7 +418,8 @@ OWN = {
     "_drop": dict(x=FULL), "_drop_add": dict(x=FULL, out=FULL), "_norm": dict(x=FULL),
     "_norm_back": dict(x=FULL, out=FULL), "_drop_add_norm": dict(x=FULL, out=FULL),
     "_add_rows": dict(x=FULL, out=FULL),
-    "_relax_back": dict(grad=FULL, out=FULL), "_reciprocal": dict(x=DOUBLE, out=DOUBLE),
+    "_relax_back": dict(grad=FULL, out=FULL),
+    "_balance": dict(before=DOUBLE, after=DOUBLE, rows=DOUBLE),
 }
 NUMBERS = {"n", "t", "s", "heads", "of_row", "of_head", "of_query", "of_key", "of_code"}
 SIZES = dict(CUT=429496730, SIZE=2048, D=128, ROWS=16, WIDTH=128, TILES=2, K=128, BLOCKS=4)
@@ -429,10 +442,11 @@ def compiled(name, warps=4, **sizes):
     print(name, len(made.asm["cubin"]) > 0 and made.metadata.shared <= 232448)
 
 for name in ("_drop", "_drop_add", "_relu_drop", "_norm", "_drop_add_norm", "_norm_back",
-             "_softmax", "_softmax_back", "_add_rows", "_relax", "_relax_back", "_reciprocal"):
+             "_softmax", "_softmax_back", "_add_rows", "_relax", "_relax_back"):
     compiled(name)
 for name in ("_drop", "_softmax", "_drop_add_norm"):
     compiled(name, CUT=0)
+compiled("_balance", 8, D=256, PARTS=32, SOME=8, ROWS=32, WIDTH=256)
 compiled("_norm_back", AROUND=False, DROPS=False, CUT=0)
 for name in ("_attend", "_attend_back"):
     for sizes in (LAST, LONG, WIDE):

@@ -10,24 +10,24 @@ Of what is compiled only constants have types: Triton reads annotations as if th
 """
 
 from diger.kernels.attention import ask, ask_back, asks, attend, attend_back, attends
-from diger.kernels.codes import LONGEST_SUM, reciprocal_, relax, relax_back
+from diger.kernels.codes import balance, balances, relax, relax_back
 from diger.kernels.elements import drop, drop_add, relu_drop_
 from diger.kernels.rows import drop_add_norm, norm, norm_back, softmax, softmax_back
 
 __all__ = [
-    "LONGEST_SUM",
     "ask",
     "ask_back",
     "asks",
     "attend",
     "attend_back",
     "attends",
+    "balance",
+    "balances",
     "drop",
     "drop_add",
     "drop_add_norm",
     "norm",
     "norm_back",
-    "reciprocal_",
     "relax",
     "relax_back",
     "relu_drop_",
