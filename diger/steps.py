@@ -129,7 +129,8 @@ class Steps:
     def _record_ahead(self, graphs: Graphs) -> None:
         """Record what the epoch's batches need, the widest first: the memory that it leaves has
         room for all others, while a wider one does not fit into what a narrower one left."""
-        missing = [shape for shape in self._ahead if shape not in graphs]
+        recordable = not graphs.failure
+        missing = [shape for shape in self._ahead if recordable and shape not in graphs]
         with graphs.collected() if missing else nullcontext():
             for shape in sorted(missing, reverse=True):
                 self._positions.copy_(self._ahead[shape].positions)

@@ -160,7 +160,7 @@ def norm_back(
     n, d = x.shape
     rows, width = tile_of(d)
     # A power of 2, since each number is another kernel to compile.
-    tiles = triton.next_power_of_2(triton.cdiv(n, PARTS * rows))
+    tiles = triton.next_power_of_2(max(1, triton.cdiv(n, PARTS * rows)))
     blocks = triton.cdiv(n, tiles * rows)
     out = torch.empty_like(x)
     by_weight = x.new_empty(blocks, d, dtype=torch.float32)
