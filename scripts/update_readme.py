@@ -7,7 +7,7 @@ done
 python -m benchmark.report experiment=beauty-cpu,beauty-cpu-wide,beauty-cpu-kmeans,beauty-cpu-long \
     grid.method=[tiger] \
     store=results/published out=reports/published/beauty-cpu-tiger
-python -m benchmark.findings experiment=beauty-cpu,beauty-cpu-kmeans,quick,collapse,beauty-fifth \
+python -m benchmark.findings experiment=beauty-cpu-kmeans,beauty-cpu,quick,collapse,beauty-fifth \
     store=results/published out=reports/published/findings.md
 python scripts/update_readme.py
 """
