@@ -48,14 +48,8 @@ class Probe:
         roads."""
         soft, at_codes = self.soft, self._gradient_at_codes(roads)
         if soft is None or at_codes is None:
-            return self._norms(None)
-        return self._norms(soft.y, at_codes)
-
-    def norms(self, loss: Tensor) -> dict[str, Any]:
-        """Euclidean norms of d loss: ``codebook``, one a level; ``encoder``; ``noise``, on what
-        the estimator itself learns. Exactly 0 where the loss has no way there; None for an
-        encoder or an estimator that has no parameters."""
-        return self._norms(loss)
+            return self.norms(None)
+        return self.norms(soft.y, at_codes)
 
     def _gradient_at_codes(self, roads: tuple[str, ...]) -> Tensor | None:
         """[m, n, K], that of L_rec at the soft codes; None where it has no way there.
@@ -92,8 +86,15 @@ class Probe:
             )  # fmt: skip
             start += len(some)
 
-    def _norms(self, of: Tensor | None, gradient: Tensor | None = None) -> dict[str, Any]:
-        """As ``norms``, given the gradient at this tensor; None: nothing has a way there."""
+    def norms(self, of: Tensor | None, gradient: Tensor | None = None) -> dict[str, Any]:
+        """Euclidean norms of the gradient of a loss: ``codebook``, one a level; ``encoder``;
+        ``noise``, on what the estimator itself learns. Exactly 0 where the loss has no way there;
+        None for an encoder or an estimator that has no parameters.
+
+        Args:
+            of: the loss, a scalar; or what it comes from, if ``gradient``, of the same shape, is
+                given at that; None: the loss has no way to anything.
+        """
         tokenizer, estimator = self.trainer.tokenizer, self.trainer.estimator
         encoder, own = list(tokenizer.encoder.parameters()), list(estimator.parameters())
         wanted = [tokenizer.codebooks, *encoder, *own]

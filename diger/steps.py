@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -109,17 +108,16 @@ class Steps:
             read = self.trainer.read(rows.positions, rows.width, rows.distinct or None)
             self._add(self.trainer.update(*read))
         else:
-            width, capacity = self._shape(rows)
-            step = partial(self._fixed_step, width, capacity)
+            shape = self._shape(rows)
+            if self.graphs is not None:
+                self._prepare_sums()
+                self._record_ahead(self.graphs)
+            self._positions.copy_(rows.positions)
+            step = partial(self._fixed_step, *shape)
             if self.graphs is None:
-                self._positions.copy_(rows.positions)
                 step()
             else:
-                self._prepare_sums()
-                if self._ahead:
-                    self._record_ahead(self.graphs)
-                self._positions.copy_(rows.positions)
-                self.graphs.run((width, capacity), step)
+                self.graphs.run(shape, step)
         self.trainer.schedule.next()
 
     def _is_whole(self, rows: Rows) -> bool:
@@ -129,13 +127,14 @@ class Steps:
     def _record_ahead(self, graphs: Graphs) -> None:
         """Record what the epoch's batches need, the widest first: the memory that it leaves has
         room for all others, while a wider one does not fit into what a narrower one left."""
-        recordable = not graphs.failure
-        missing = [shape for shape in self._ahead if recordable and shape not in graphs]
-        with graphs.collected() if missing else nullcontext():
+        ahead, self._ahead = self._ahead, {}
+        missing = [shape for shape in ahead if shape not in graphs]
+        if graphs.failure or not missing:
+            return
+        with graphs.collected():
             for shape in sorted(missing, reverse=True):
-                self._positions.copy_(self._ahead[shape].positions)
+                self._positions.copy_(ahead[shape].positions)
                 graphs.record(shape, partial(self._fixed_step, *shape))
-        self._ahead = {}
 
     def _fixed_step(self, width: int, capacity: int) -> None:
         self._add(self.trainer.update(*self.trainer.read(self._positions, width, capacity)))
