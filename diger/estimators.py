@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from diger.checks import SettingError, above, at_least, one_of
-from diger.functional import quantisation_loss, relaxed, straight_through
+from diger.codes import quantisation_loss, relaxed, straight_through
 from diger.gpu import kernels_for
 from diger.keep import draw_keys
 from diger.quantizer import (

@@ -303,83 +303,10 @@ class Gathered(torch.autograd.Function):
         return None, None, *back
 
 
-class StraightThrough(torch.autograd.Function):
-    """The one-hot rows of ``codes`` int64 [n], with the gradient of ``soft`` [n, K]."""
-
-    @staticmethod
-    def forward(ctx: Any, soft: Tensor, codes: Tensor) -> Tensor:
-        return torch.zeros_like(soft).scatter_(-1, codes[:, None], 1.0)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
-
-
-class Relaxed(torch.autograd.Function):
-    """The one-hot rows of the largest of logits [n, K] with noise, with the gradient of their
-    softmax at temperature tau; see ``diger.kernels.relax``."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, scale: Tensor, key: Tensor, tau: float) -> Tensor:
-        kernels = kernels_for(logits)
-        assert kernels is not None
-        soft, hard = kernels.relax(logits.contiguous(), scale.contiguous(), key, tau)
-        ctx.save_for_backward(soft)
-        ctx.tau = tau
-        return hard
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        (soft,) = ctx.saved_tensors
-        kernels = kernels_for(soft)
-        assert kernels is not None
-        return kernels.relax_back(grad, soft, ctx.tau), None, None, None
-
-
-class QuantisationLoss(torch.autograd.Function):
-    """mean ||sg(r) - e||^2 + beta mean ||r - sg(e)||^2 of code vectors e and residuals r [n, D]:
-    the codebook loss and beta times the commitment loss (van den Oord et al., NeurIPS 2017).
-
-    weight: [n], summing to 1, in place of 1 / n; or None.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, e: Tensor, r: Tensor, beta: float, weight: Tensor | None) -> Tensor:
-        apart = e - r
-        errors = apart.square().sum(-1)
-        ctx.save_for_backward(apart, weight)
-        ctx.beta = beta
-        return (errors.mean() if weight is None else errors @ weight) * (1 + beta)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        apart, weight = ctx.saved_tensors
-        share = 1 / len(apart) if weight is None else weight[:, None]
-        d_e = apart * (2 * grad * share)
-        return d_e, d_e * -ctx.beta if ctx.needs_input_grad[1] else None, None, None
-
-
 def gathered(dtype: torch.dtype, groups: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
     """The matrices of each group one below the other; see ``Gathered``."""
     matrices = [matrix for group in groups for matrix in group]
     return Gathered.apply(dtype, [len(group) for group in groups], *matrices)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def straight_through(soft: Tensor, codes: Tensor) -> Tensor:
-    """See ``StraightThrough``."""
-    return StraightThrough.apply(soft, codes)  # type: ignore[no-untyped-call]
-
-
-def relaxed(logits: Tensor, scale: Tensor, key: Tensor, tau: float) -> Tensor:
-    """See ``Relaxed``."""
-    return Relaxed.apply(logits, scale, key, tau)  # type: ignore[no-untyped-call]
-
-
-def quantisation_loss(e: Tensor, r: Tensor, beta: float, weight: Tensor | None) -> Tensor:
-    """See ``QuantisationLoss``."""
-    return QuantisationLoss.apply(e, r, beta, weight)  # type: ignore[no-untyped-call]
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from diger.checks import SettingError
-from diger.gpu import kernels_for
 
 #: Items whose distances to all codes are held at a time, a bound on memory.
 PART = 1 << 16
@@ -118,10 +117,6 @@ class Sinkhorn(Assignment):
         """log of the row and column factors, by products with the kernel: a matrix read twice an
         iteration, where the log domain needs an exponential of each entry."""
         n, k = kernel_NxK.shape
-        kernels = kernels_for(kernel_NxK, types=(torch.float64,))
-        if kernels is not None and kernels.balances(n, k):
-            rows, columns = kernels.balance(kernel_NxK.contiguous(), self.iterations)
-            return rows.log(), columns.log()
         columns = kernel_NxK.new_ones(k)
         # n and k are in the matrices, not in the iterations, whose time on a GPU is their launches.
         along, across = kernel_NxK * n, (kernel_NxK.T * k).contiguous()

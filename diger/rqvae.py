@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diger.checks import above, at_least, one_of, whole
+from diger.codes import residual_quantisation
 from diger.graphs import Graphs, start_state
 from diger.quantizer import make_assignment, quantize, residual_kmeans, squared_error
 from diger.semantic_ids import code_statistics
@@ -125,6 +127,11 @@ class RQVAE(Tokenizer):
         latent = self.encoder(content_BxW)
         waits = content_BxW.device.type == "cpu"
         rule = make_assignment(self.config.train_assignment, waits)
+        if (at_once := residual_quantisation(latent, self.codebooks, self.beta, rule)) is not None:
+            straight, vq, codes = at_once
+            out = self.decoder(straight)
+            reconstruction = F.mse_loss(out, content_BxW, reduction="sum") / len(out)
+            return RQVAELoss(reconstruction + vq, reconstruction, vq, straight, codes)
         q = quantize(latent, self.codebooks, rule)
         straight = latent + (q.quantized - latent).detach()
         reconstruction = squared_error(self.decoder(straight), content_BxW)

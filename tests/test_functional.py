@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark.speed import batched
 from diger import functional, passes
-from diger.functional import quantisation_loss, straight_through
+from diger.codes import quantisation_loss, straight_through
 from diger.keep import draw_keep
 
 B, T, M, D, H, HEAD, WIDE = 3, 5, 7, 6, 2, 4, 9

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from benchmark.speed import kernels as check
-from diger import estimators, functional, gpu, keep, seq2seq
+from diger import codes, estimators, functional, gpu, keep, rqvae, seq2seq
 from diger.cached import FrequencyDecayCached
 from diger.estimators import Estimator, Gumbel, StandardDeviationDecay
 from diger.keep import cut, draw_keys, mask
-from diger.quantizer import Sinkhorn
+from diger.quantizer import Sinkhorn, make_assignment, quantize, squared_distances
 from diger.residual import Link, Links
+from diger.rqvae import RQVAE, RQVAEConfig
 from diger.seq2seq import ModelConfig, Seq2Seq
 
 B, T, M, D, H, HEAD, WIDE = 3, 5, 7, 16, 2, 16, 9
@@ -110,7 +111,7 @@ def test_relaxed_codes(
     n, k, tau = 37, 20, 1.7
     logits, key = torch.randn(n, k).requires_grad_(), draw_keys(torch.zeros(()), 1)
     scale = torch.rand(k) * (torch.rand(k) > 0.5) if of_codes else torch.tensor(0.8)
-    hard = functional.relaxed(logits, scale, key, tau)
+    hard = codes.relaxed(logits, scale, key, tau)
     grad = torch.randn(n, k)
     (found,) = torch.autograd.grad((hard * grad).sum(), logits)
     uniform = torch.from_numpy((keep.draws(n * k, int(key)) + 0.5) / 2**32).view(n, k)
@@ -156,26 +157,56 @@ def test_only_what_it_is_made_for_is_relaxed_in_one_launch(
     assert bool(called) == (name == "gumbel")
 
 
+@pytest.mark.parametrize("rule", ["argmin", "sinkhorn"])
 @pytest.mark.parametrize("tile", [8192, 512, 64], ids=["one block", "3 blocks", "18 blocks"])
-def test_balanced_assignment_is_the_same_by_kernels(
-    tile: int, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_a_step_of_the_tokenizer_is_the_same_by_kernels(
+    tile: int, rule: str, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels.codes, "TILE", tile)
+    monkeypatch.setattr(kernels.levels, "TILE", tile)
+    monkeypatch.setattr(rqvae, "make_assignment", lambda name, _: make_assignment(name, False))
     torch.manual_seed(0)
-    distances = torch.rand(70, 9)
-    wanted = Sinkhorn(waits=False).transport(distances)
-    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
+    config = RQVAEConfig(hidden=(24,), latent=11, train_assignment=rule, beta=0.3)
+    model, content = RQVAE(30, 3, 9, config), torch.randn(70, 30)
+    rqvae.start_codebooks(model, content, 0)
     launches: Counter[str] = Counter()
-    balance = kernels.balance
+    quantise = kernels.quantise
     monkeypatch.setattr(
-        kernels, "balance", lambda *given: launches.update(["one"]) or balance(*given)
+        kernels, "quantise", lambda *given: launches.update([rule]) or quantise(*given)
     )
-    torch.testing.assert_close(Sinkhorn(waits=False).transport(distances), wanted)
-    torch.testing.assert_close(wanted.exp().sum(0), torch.full((9,), 1 / 9, dtype=torch.float64))
-    assert launches["one"] == 1
-    assert kernels.balances(1024, 256) == (tile == 8192)
-    monkeypatch.setattr(kernels.codes, "PARTS", 1)
-    assert kernels.balances(70, 9) == (tile == 8192)
+    found = []
+    for on_gpu in (False, True):
+        monkeypatch.setattr(gpu, "on_gpu", lambda x, on_gpu=on_gpu: on_gpu)
+        loss = model.loss(content)
+        along = loss.total * 0.7 + (loss.quantized * content[:, :11]).sum()  # as of LETTER's losses
+        found.append([*loss, *torch.autograd.grad(along, list(model.parameters()))])
+        assert launches[rule] == on_gpu
+    assert len(found[0][4].unique()) == 9
+    for torchs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, torchs, atol=1e-5, rtol=1e-4)
+
+
+def test_room_for_balanced_assignment(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More rows than there may be blocks of go into larger blocks, up to twice as large."""
+    assert kernels.quantises(4096, 256)
+    assert not kernels.quantises(4097, 256)
+    assert not kernels.quantises(16, 16384)
+    monkeypatch.setattr(kernels.levels, "PARTS", 2)
+    monkeypatch.setattr(kernels.levels, "TILE", 64)
+    monkeypatch.setattr(kernels.levels, "LARGE", 16 * 64)
+    torch.manual_seed(0)
+    latent, books = torch.randn(70, 8), torch.randn(2, 9, 8)
+    found = kernels.quantise(latent, books, (0.003, 50))
+    wanted = quantize(latent, books, Sinkhorn(waits=False))
+    assert found.codes.equal(wanted.codes)
+    torch.testing.assert_close(found.hard.argmax(-1).T, wanted.codes)
+    torch.testing.assert_close(found.residuals[:-1].transpose(0, 1), wanted.residuals)
+
+
+def test_a_row_that_leaves_float64_gets_its_nearest_code(kernels: ModuleType) -> None:
+    latent, books = torch.randn(40, 8), torch.randn(1, 9, 8)
+    latent[3] = torch.nan
+    plain = Sinkhorn(waits=False)(squared_distances(latent, books[0]))
+    assert kernels.quantise(latent, books, (0.003, 50)).codes[:, 0].equal(plain)
 
 
 def test_balanced_assignment_of_many_items_to_few_codes() -> None:
@@ -369,6 +400,7 @@ def test_the_check_for_a_gpu_finds_what_is_wrong(
 ) -> None:
     """Small enough for the interpreter; a kernel that is off is named, the others are not."""
     sizes = {"HEADS": 2, "HEAD": 16, "WIDTH": 16, "HIDDEN": 24, "LENGTHS": ((3, 4, 12),)}
+    sizes |= {"ITEMS": 128}
     for name, value in {**sizes, "LIMITS": {torch.float32: 1e-4}}.items():
         monkeypatch.setattr(check, name, value)
     monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
@@ -406,22 +438,25 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from diger.kernels import attention, codes, elements, rows
+from diger.kernels import attention, codes, elements, levels, rows
 
-KERNELS = vars(attention) | vars(codes) | vars(elements) | vars(rows)
+KERNELS = vars(attention) | vars(codes) | vars(elements) | vars(levels) | vars(rows)
 HALF, FULL, DOUBLE = "*bf16", "*fp32", "*fp64"
 TYPES = dict(
     key="*i64", epsilon="fp32", factor="fp32", tau="fp32", scale=FULL, weight=FULL, bias=FULL,
     weights=FULL, residual=FULL, by_weight=FULL, matrix=DOUBLE, soft=FULL, hard=FULL, logits=FULL,
+    products=FULL, distances=FULL, lengths=FULL, ends=FULL, book=FULL, codes="*i64",
 )
 OWN = {
     "_drop": dict(x=FULL), "_drop_add": dict(x=FULL, out=FULL), "_norm": dict(x=FULL),
     "_norm_back": dict(x=FULL, out=FULL), "_drop_add_norm": dict(x=FULL, out=FULL),
     "_add_rows": dict(x=FULL, out=FULL),
     "_relax_back": dict(grad=FULL, out=FULL),
+    "_near": dict(after=FULL),
     "_balance": dict(before=DOUBLE, after=DOUBLE, rows=DOUBLE),
+    "_heaviest": dict(before=DOUBLE, after=FULL, rows=DOUBLE),
 }
-NUMBERS = {"n", "t", "s", "heads", "of_row", "of_head", "of_query", "of_key", "of_code"}
+NUMBERS = {"n", "t", "s", "heads", "levels", "of_row", "of_head", "of_query", "of_key", "of_code"}
 SIZES = dict(CUT=429496730, SIZE=2048, D=128, ROWS=16, WIDTH=128, TILES=2, K=128, BLOCKS=4)
 SIZES |= dict(AROUND=True, DROPS=True)
 LAST = dict(HEAD=64, QUERIES=64, BLOCK=64)
@@ -446,7 +481,13 @@ for name in ("_drop", "_drop_add", "_relu_drop", "_norm", "_drop_add_norm", "_no
     compiled(name)
 for name in ("_drop", "_softmax", "_drop_add_norm"):
     compiled(name, CUT=0)
-compiled("_balance", 8, D=256, PARTS=32, SOME=8, ROWS=32, WIDTH=256)
+PLAN = dict(K=256, WIDTH=256, D=64, WIDE=64, PARTS=64, SOME=8, EPSILON=0.003)
+for warps, rows in ((8, 32), (16, 64)):
+    for nearest in (True, False):
+        compiled("_near", warps, **PLAN, ROWS=rows, BLOCKS=32, NEAREST=nearest)
+    for first in (True, False):
+        compiled("_balance", warps, **PLAN, ROWS=rows, BLOCKS=32, FIRST=first)
+    compiled("_heaviest", warps, **PLAN, ROWS=rows, BLOCKS=32)
 compiled("_norm_back", AROUND=False, DROPS=False, CUT=0)
 for name in ("_attend", "_attend_back"):
     for sizes in (LAST, LONG, WIDE):
@@ -471,4 +512,4 @@ def test_kernels_compile_for_a_gpu() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("True") == 27
+    assert done.stdout.count("True") == 36

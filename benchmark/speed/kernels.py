@@ -1,9 +1,9 @@
 """Whether a GPU's kernels compute what the CPU computes: ``python -m benchmark.speed.kernels``.
 
 Each block of the recommender, forwards and backwards, with dropout by the same keys, at lengths
-that take every road through ``diger.kernels``; and the draws and the codes by themselves. A line
-each, with the largest relative error of its results; exit code 1 if one is too large. Takes
-seconds, and is what to run first on a GPU that nobody has tried.
+that take every road through ``diger.kernels``; residual quantisation; and the draws and the codes
+behind noise by themselves. A line each, with the largest relative error of its results; exit code 1
+if one is too large. Takes seconds, and is what to run first on a GPU that nobody has tried.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.guard import guard
 from diger import functional
+from diger.codes import residual_quantisation
 from diger.gpu import kernels_for
 from diger.keep import cut, draw_keys, draws
-from diger.quantizer import Sinkhorn
+from diger.quantizer import Nearest, Sinkhorn, quantize
 from diger.residual import Link, Links
+from diger.rqvae import RQVAE, RQVAEConfig
 
 HEADS, HEAD, WIDTH, HIDDEN, P = 4, 64, 128, 512, 0.1
+ITEMS, CODES, LATENT, BETA = 1024, 256, 64, 0.25
 #: Rows, tokens and tokens of the memory.
 LENGTHS = ((3, 4, 12), (5, 24, 40), (4, 40, 96), (3, 64, 128), (2, 100, 200), (2, 200, 240))
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -145,10 +148,34 @@ def checks(device: str) -> Iterator[tuple[str, float, float]]:
     codes = (logits - (-uniform.log()).log()).argmax(-1)
     apart = (hard.argmax(-1).cpu() != codes).float().mean()
     yield "codes behind noise", float(apart), 1e-3  # near ties may fall either way
-    distances = torch.rand(1024, 256)
-    rule = Sinkhorn(waits=False)
-    plans = rule.transport(distances.to(device)).cpu(), rule.transport(distances)
-    yield "balanced assignment", error(*plans), 1e-9
+    yield from checks_of_levels(device)
+
+
+def checks_of_levels(device: str) -> Iterator[tuple[str, float, float]]:
+    """The same of residual quantisation: its codes, and its losses and gradients where no code is
+    nearly as near as another."""
+    books = torch.randn(3, CODES, LATENT) * torch.tensor([1.0, 0.3, 0.1])[:, None, None]
+    sums = books.gather(1, torch.randint(CODES, (3, ITEMS, 1)).expand(-1, -1, LATENT)).sum(0)
+    clear = sums + torch.randn(ITEMS, LATENT) * 0.05
+    pairs = zip(losses(clear, books, device), losses(clear, books, "cpu"), strict=True)
+    yield "residual quantisation", max(error(*pair) for pair in pairs), LIMITS[torch.float32]
+    latent = torch.randn(ITEMS, LATENT)
+    for what, rule in (("nearest codes", Nearest()), ("balanced codes", Sinkhorn(waits=False))):
+        found = residual_quantisation(latent.to(device), books.to(device), BETA, rule)
+        assert found is not None
+        apart = (found.codes.cpu() != quantize(latent, books, rule).codes).float().mean()
+        yield what, float(apart), 1e-3
+
+
+def losses(latent: Tensor, books: Tensor, device: str) -> list[Tensor]:
+    """Of an RQ-VAE whose encoder and decoder change nothing, and their gradients."""
+    model = RQVAE(LATENT, len(books), CODES, RQVAEConfig(latent=LATENT, beta=BETA))
+    model.encoder, model.decoder = nn.Sequential(), nn.Sequential()
+    model.codebooks.data = books.clone()
+    content = latent.to(device, copy=True).requires_grad_()
+    loss = model.to(device).loss(content)
+    grads = torch.autograd.grad(loss.total, [content, model.codebooks])
+    return [x.detach().cpu() for x in (loss.total, loss.vq, loss.quantized, *grads)]
 
 
 def main(given: list[str] | None = None) -> None:
