@@ -31,6 +31,7 @@ from diger.passes import (
     softmax_backward,
     softmax_kept,
 )
+from diger.positions import ScoreGradient
 from diger.residual import UNLINKED, Links, added, dropped, meet, project, project_backward
 
 
@@ -69,17 +70,18 @@ class SelfAttention(torch.autograd.Function):
         x: [B, T, d]. norm: [d]. qkv: [3 I, d], the weights one below the other. o: [d, I].
         bias: [B or 1, H, T, T], added to the scores, as a constant. position: [1, H, T, T], the
         part of it that is learned: it only receives the gradient. keep_weights: of [B, H, T, T].
-        keep_out: of [B, T, d]. heads: H. links: with the blocks around it.
+        keep_out: of [B, T, d]. heads: H. links: with the blocks around it. part: of this layer in
+        the gradient of ``position``, where it is not returned by itself.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, norm: Tensor, qkv: Tensor, o: Tensor, bias: Tensor, position: Tensor,
         keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
-        links: Links = UNLINKED,
+        links: Links = UNLINKED, part: ScoreGradient | None = None,
     ) -> Tensor:  # fmt: skip
         kernels, t = kernels_for(x), x.shape[1]
-        ctx.scale, ctx.heads, ctx.links = scale, heads, links
+        ctx.scale, ctx.heads, ctx.links, ctx.part = scale, heads, links, part
         ctx.fused = kernels is not None and kernels.attends(qkv, t, o.shape[1] // heads)
         if kernels is not None and ctx.fused:
             out, met = project(x, norm, qkv, links.before)
@@ -109,15 +111,20 @@ class SelfAttention(torch.autograd.Function):
             rows = dropped(grad, keep_out, ctx.scale, out.dtype, ctx.links.after)
             kernels = kernels_for(grad)
             assert kernels is not None
+            shape = (len(grad), ctx.heads, *bias.shape[2:])
+            place = None if ctx.part is None else ctx.part.place(rows, shape)
             moved, by_score = kernels.attend_back(
-                rows @ o, out, bias, keep_weights, ctx.scale, ctx.heads
+                rows @ o, out, bias, keep_weights, ctx.scale, ctx.heads, place
             )
             d_x, d_norm, d_qkv = project_backward(
                 moved, grad, tuple(saved), norm, qkv, ctx.links.before
             )
-            d_position = by_score.sum(0, keepdim=True, dtype=bias.dtype)
+            if place is None:
+                d_position = by_score.sum(0, keepdim=True, dtype=bias.dtype)
+            else:
+                d_position = ctx.part.total(bias.dtype)
             d_o = rows.T @ read
-            return d_x, d_norm, d_qkv, d_o, None, d_position, None, None, None, None, None
+            return d_x, d_norm, d_qkv, d_o, None, d_position, *[None] * 6
         (norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out,
          *saved) = ctx.saved_tensors  # fmt: skip
         q, k, v = apart
@@ -136,7 +143,7 @@ class SelfAttention(torch.autograd.Function):
         )
         d_o = gram(read, rows).T
         d_position = ctx.order.swapped(d_scores).sum(0, keepdim=True, dtype=weights.dtype)
-        return d_x, d_norm, d_qkv, d_o, None, d_position, None, None, None, None, None
+        return d_x, d_norm, d_qkv, d_o, None, d_position, *[None] * 6
 
 
 class CrossAttention(torch.autograd.Function):

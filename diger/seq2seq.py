@@ -7,11 +7,8 @@ buckets shared by the layers of a stack. Shapes: B rows, T tokens, d width, H he
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +19,9 @@ from diger.checks import above, at_least, below, whole
 from diger.dropout import dropout
 from diger.gpu import kernels_for
 from diger.keep import draw_keep, keys_ahead
-from diger.residual import Link, Links
+from diger.positions import BUCKETS, Bias, ScoreGradient, ScoreGradients, buckets_on, chosen_on
+from diger.residual import UNLINKED, Link, Links
 
-BUCKETS, MAX_DISTANCE = 32, 128
 LONGEST_CHOICE = 256  # tokens, whose square of one-hot rows takes 8 MB
 
 
@@ -62,39 +59,6 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(x, self.weight)
 
 
-@functools.cache
-def buckets_on(device: torch.device, length: int, bidirectional: bool) -> Tensor:
-    """``relative_buckets`` of a square, made once: a recorded step may copy nothing to the GPU."""
-    return relative_buckets(length, length, bidirectional).to(device)
-
-
-@functools.cache
-def chosen_on(device: torch.device, length: int, bidirectional: bool) -> Tensor:
-    """float32 [length, length, BUCKETS], one-hot: the buckets of a square."""
-    buckets = relative_buckets(length, length, bidirectional)
-    return F.one_hot(buckets, BUCKETS).to(device, torch.float32)
-
-
-def relative_buckets(queries: int, keys: int, bidirectional: bool) -> Tensor:
-    """int64 [queries, keys]: T5's bucket of (key position - query position).
-
-    Half of the buckets hold exact small distances, the rest grow logarithmically up to
-    MAX_DISTANCE; bidirectional stacks spend half of all buckets on each direction.
-    """
-    offset = torch.arange(keys)[None, :] - torch.arange(queries)[:, None]
-    buckets, base = BUCKETS, torch.zeros_like(offset)
-    if bidirectional:
-        buckets //= 2
-        base = (offset > 0).long() * buckets
-        distance = offset.abs()
-    else:
-        distance = (-offset).clamp_min(0)
-    exact = buckets // 2
-    ratio = (distance.clamp_min(1).float() / exact).log() / math.log(MAX_DISTANCE / exact)
-    far = (exact + (ratio * (buckets - exact)).long()).clamp_max(buckets - 1)
-    return base + torch.where(distance < exact, distance, far)
-
-
 class Attention(nn.Module):
     """Multi-head attention without scaling or biases."""
 
@@ -129,17 +93,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.wo(F.relu(self.wi(x)))
-
-
-class Bias(NamedTuple):
-    """What is added to the scores of self-attention.
-
-    position: [1, H, T, T], learned. total: that and the mask of padding, [B or 1, H, T, T], a
-    constant: the gradient goes to ``position`` apart, or it would be kept once a row.
-    """
-
-    position: Tensor
-    total: Tensor
 
 
 class Block(nn.Module):
@@ -192,28 +145,28 @@ class Block(nn.Module):
         own = iter(self._links(wide.dtype, links))
         x = functional.self_attention(
             x, self.norm_self.weight, together, o, bias.total, bias.position,
-            keep(x, b, heads, t, t), keep(x, *x.shape), scale, heads, *next(own),
+            keep(x, b, heads, t, t), keep(x, *x.shape), scale, heads, next(own), bias.part,
         )  # fmt: skip
         if self.decoder:
             assert memory is not None and memory_bias is not None
             of_weights = keep(x, b, heads, t, memory.shape[1])
             x = functional.cross_attention(
                 x, memory, self.norm_cross.weight, *cross, memory_bias,
-                of_weights, keep(x, *x.shape), scale, heads, *next(own),
+                of_weights, keep(x, *x.shape), scale, heads, next(own),
             )  # fmt: skip
         return functional.feed_forward(
             x, self.norm_ff.weight, wide, narrow,
-            keep(narrow, b * t, len(wide)), keep(x, *x.shape), scale, *next(own),
+            keep(narrow, b * t, len(wide)), keep(x, *x.shape), scale, next(own),
         )  # fmt: skip
 
-    def _links(self, dtype: torch.dtype, around: Links | None) -> list[tuple[Links, ...]]:
-        """The last argument of each of its parts; none where blocks are not linked."""
+    def _links(self, dtype: torch.dtype, around: Links | None) -> list[Links]:
+        """Of each of its parts."""
         norms = [self.norm_cross, self.norm_ff] if self.decoder else [self.norm_ff]
         if around is None:
-            return [()] * (len(norms) + 1)
+            return [UNLINKED] * (len(norms) + 1)
         inner = [Link(norm.weight, dtype) for norm in norms]
         both = zip([around.before, *inner], [*inner, around.after], strict=True)
-        return [(Links(before, after),) for before, after in both]
+        return [Links(before, after) for before, after in both]
 
     @property
     def masks(self) -> int:
@@ -291,13 +244,13 @@ class Stack(nn.Module):
     ) -> Tensor:
         """[B, T, d]; ``mask_bias`` broadcasts to [B, H, T, T]."""
         position = self.position_bias(x.shape[1], x.shape[1])
-        bias = Bias(position, position.detach() + mask_bias)
+        total = position.detach() + mask_bias
         x = dropout(x, self.dropout, self.training)
         weights = self.weights(x, dtype)
         keys = keys_ahead(x, sum(block.masks for block in self._blocks)) if self.drops else None
-        links = self._links(x, dtype)
-        for block, own, around in zip(self._blocks, weights, links, strict=True):
-            x = block(x, bias, memory, memory_bias, own, keys, around)
+        links, parts = self._links(x, dtype), self._parts(x)
+        for block, own, around, part in zip(self._blocks, weights, links, parts, strict=True):
+            x = block(x, Bias(position, total, part), memory, memory_bias, own, keys, around)
         return dropout(self.norm(x), self.dropout, self.training)
 
     @property
@@ -316,6 +269,13 @@ class Stack(nn.Module):
         between = [Link(block.norm_self.weight, dtype) for block in blocks[1:]]
         both = zip([None, *between], [*between, None], strict=True)
         return [Links(before, after) for before, after in both]
+
+    def _parts(self, like: Tensor) -> Sequence[ScoreGradient | None]:
+        """Of each block in the gradient of the position bias."""
+        if kernels_for(like) is None:
+            return [None] * len(self.blocks)
+        gradients = ScoreGradients(len(self.blocks))
+        return [ScoreGradient(gradients, layer) for layer in range(len(self.blocks))]
 
     def weights(self, like: Tensor, dtype: torch.dtype) -> list[Sequence[Tensor]]:
         """The weights of the blocks' products, see ``Block.forward``: of all blocks at once where

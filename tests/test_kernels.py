@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from benchmark.speed import kernels as check
-from diger import codes, estimators, functional, gpu, keep, rqvae, seq2seq
+from diger import codes, estimators, functional, gpu, keep, positions, rqvae, seq2seq
 from diger.cached import FrequencyDecayCached
 from diger.estimators import Estimator, Gumbel, StandardDeviationDecay
 from diger.keep import cut, draw_keys, mask
+from diger.positions import ScoreGradients
 from diger.quantizer import Sinkhorn, make_assignment, quantize, squared_distances
 from diger.residual import Link, Links
 from diger.rqvae import RQVAE, RQVAEConfig
@@ -26,6 +27,8 @@ from diger.seq2seq import ModelConfig, Seq2Seq
 B, T, M, D, H, HEAD, WIDE = 3, 5, 7, 16, 2, 16, 9
 INNER = H * HEAD
 SCALE = 1 / (1 - 0.3)
+#: A loss of normed states: their squares' sum is as good as the same whatever the model does.
+ALONG = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture
@@ -306,7 +309,7 @@ def test_the_whole_model_is_the_same_by_kernels(
 ) -> None:
     """Weights gathered, positions by products, all blocks; without dropout, whose keys differ."""
     torch.manual_seed(0)
-    config = ModelConfig(layers=2, d_model=16, d_ff=8, heads=2, d_head=16, dropout=0.0)
+    config = ModelConfig(2, d_model=16, d_ff=8, heads=2, d_head=16, dropout=0.0, init_std=0.3)
     model = Seq2Seq(config).train()
     history, target = torch.randn(3, 6, 16), torch.randn(3, 4, 16)
     there = torch.arange(6) < torch.tensor([6, 3, 1])[:, None]
@@ -314,10 +317,49 @@ def test_the_whole_model_is_the_same_by_kernels(
     for on_gpu in (False, True):
         monkeypatch.setattr(gpu, "on_gpu", lambda x, on_gpu=on_gpu: on_gpu)
         states = model.decode(target, model.encode(history, there), there)
-        grads = torch.autograd.grad(states.square().sum(), list(model.parameters()))
+        grads = torch.autograd.grad((states * ALONG).sum(), list(model.parameters()))
         found.append([states, *grads])
     for torchs, ours in zip(*found, strict=True):
         torch.testing.assert_close(ours, torchs, atol=2e-4, rtol=1e-3)
+
+
+def test_the_gradient_of_positions_is_summed_once_a_stack(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as layer by layer, which is how it is done where all would not have room; and a way
+    back that ends in the middle of a stack leaves nothing behind for the next one."""
+    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
+    torch.manual_seed(0)
+    config = ModelConfig(3, d_model=16, d_ff=8, heads=2, d_head=16, dropout=0.0, init_std=0.3)
+    model = Seq2Seq(config).train()
+    history, target = torch.randn(3, 6, 16), torch.randn(3, 4, 16)
+    there = torch.arange(6) < torch.tensor([6, 3, 1])[:, None]
+    tables = [model.encoder.position.weight, model.decoder.position.weight]
+    sums: list[int] = []
+    total = ScoreGradients.total
+
+    def counted(self: ScoreGradients, layer: int, dtype: torch.dtype) -> Tensor | None:
+        found = total(self, layer, dtype)
+        sums.extend([layer] if found is not None else [])
+        return found
+
+    monkeypatch.setattr(ScoreGradients, "total", counted)
+    found = []
+    for room in (1 << 20, 0):
+        monkeypatch.setattr(positions, "ROOM", room)
+        states = model.decode(target, model.encode(history, there), there)
+        loss = (states * ALONG).sum()
+        for layer in (2, 1):
+            own = dict(model.named_parameters())[f"decoder.blocks.{layer}.norm_ff.weight"]
+            torch.autograd.grad(loss, [own], retain_graph=True)
+        assert not sums
+        found += [torch.autograd.grad(loss, tables, retain_graph=True) for _ in range(2)]
+        assert sums == ([0] * 4 if room else [])
+        sums.clear()
+    for other in found[1:]:
+        for together, apart in zip(found[0], other, strict=True):
+            assert together.abs().max() > 1e-3
+            torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-4)
 
 
 def test_dropout_of_a_stack_draws_its_keys_at_once(
@@ -363,7 +405,7 @@ def test_linked_blocks_compute_what_blocks_by_themselves_do(
         torch.manual_seed(1)
         states = model.decode(target, model.encode(history, there), there)
         leaves = [history, *model.parameters()]
-        found.append([states, *torch.autograd.grad(states.square().sum(), leaves)])
+        found.append([states, *torch.autograd.grad((states * ALONG).sum(), leaves)])
         launches.append(calls.copy())
     for together, apart in zip(*found, strict=True):
         torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5Model
 
-from diger.seq2seq import Block, ModelConfig, Seq2Seq, Stack, relative_buckets
+from diger.positions import relative_buckets
+from diger.seq2seq import Block, ModelConfig, Seq2Seq, Stack
 
 CONFIG = ModelConfig(layers=3, d_model=32, d_ff=48, heads=4, d_head=8, dropout=0.0, init_std=0.3)
 

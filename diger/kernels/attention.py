@@ -191,15 +191,24 @@ def attend(qkv: Tensor, bias: Tensor, keep: Tensor | None, scale: float, heads: 
 
 
 def attend_back(
-    grad: Tensor, qkv: Tensor, bias: Tensor, keep: Tensor | None, scale: float, heads: int
+    grad: Tensor,
+    qkv: Tensor,
+    bias: Tensor,
+    keep: Tensor | None,
+    scale: float,
+    heads: int,
+    by_score: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients at q, k, v, [B T, 3 I], and at the scores, [B, H, T, T], given that at what
-    ``attend`` read."""
+    ``attend`` read. by_score: where the latter are to go, in the type of q."""
     assert qkv.is_contiguous()
     t, width = bias.shape[-1], qkv.shape[1] // 3
     b, (queries, keys, blocks) = len(qkv) // t, _blocks(t)
     bias, (key, cut) = bias.expand(b, heads, t, t), key_of(keep, scale, qkv)
-    out, by_score = torch.empty_like(qkv), qkv.new_empty(b, heads, t, t)
+    out = torch.empty_like(qkv)
+    by_score = qkv.new_empty(b, heads, t, t) if by_score is None else by_score
+    assert by_score.is_contiguous()
+    assert by_score.dtype == qkv.dtype
     kept = by_score if queries == keys else torch.empty_like(by_score)
     _attend_back[b * heads, blocks](
         grad, qkv, bias, out, by_score, kept, key, t, heads, *bias.stride(),
