@@ -5,12 +5,14 @@
 #
 # FOLDER is what scripts/pack_offline.sh packed; without it, or with -, the checkout's own .venv is
 # used. OUT (reports/speed) gets the results, as they come, with log.txt and gpu.txt, which says what
-# the GPU is. The rest goes to benchmark.speed as it is. Ends with another code than 0 if anything
-# failed or had to be cut short; what was measured until then stays.
+# the GPU is. The rest goes to benchmark.speed as it is, key=value to the profile, too. Ends with
+# another code than 0 if anything failed or had to be cut short; what was measured until then stays.
 #
 #   LIMIT_SECONDS=570   after which it is interrupted, the set-up of the environment included
 #   PARTS="train:130 ..."  the parts, in their order, and the seconds to plan for each: fewer, or
-#                       shorter ones, where there is less time
+#                       shorter ones, where there is less time. Beside those of benchmark.speed:
+#                       kernels (does the GPU compute what a CPU does?) and profile (what the time
+#                       of a step goes to), which take as long as they take
 set -uo pipefail
 
 say() { printf 'gpu_bench: %s\n' "$*" >&2; }
@@ -18,7 +20,7 @@ fail() { say "error: $*"; exit 2; }
 
 SECONDS=0
 limit="${LIMIT_SECONDS:-570}"
-parts="${PARTS:-statistics:10 tokenizer:20 train:130 agreement:10 together:70 deterministic:25 recbole:25 users:15 items:25}"
+parts="${PARTS:-kernels:15 statistics:10 tokenizer:20 train:110 agreement:10 together:60 deterministic:20 profile:30 recbole:20 users:15 items:20}"
 for part in $parts; do
   [[ "$part" =~ ^[a-z]+:[1-9][0-9]*$ ]] || fail "PARTS must be words like train:130, got $part"
 done
@@ -28,6 +30,14 @@ repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 folder="${1:--}"
 out="$(realpath -m -- "${2:-$repo/reports/speed}")"
 extra=("${@:3}")
+settings=() # of those, what is not an option or the value of one
+for ((i = 0; i < ${#extra[@]}; i++)); do
+  case "${extra[i]}" in
+    --*=*) ;;
+    --*) i=$((i + 1)) ;;
+    *=*) settings+=("${extra[i]}") ;;
+  esac
+done
 
 if [ "$folder" = - ]; then
   [ -x "$repo/.venv/bin/python" ] || fail "there is no .venv: bash scripts/setup.sh makes it, or name a folder of scripts/pack_offline.sh"
@@ -53,10 +63,17 @@ failed=()
 for part in $parts; do
   left=$((limit - SECONDS))
   code=124
+  case "${part%:*}" in
+    kernels) what=(-m benchmark.speed.kernels) ;;
+    profile) what=(-m benchmark.speed.profile --device cuda --methods diger_frqud --out "$out" "${settings[@]}") ;;
+    *)
+      what=(-m benchmark.speed --device cuda --only "${part%:*}"
+        --budget-seconds "${part#*:}" --out "$out" "${extra[@]}")
+      ;;
+  esac
   if [ "$left" -gt 0 ]; then
     timeout --signal=INT --kill-after=15 "$left" \
-      "${run[@]}" -m benchmark.speed --device cuda --only "${part%:*}" \
-      --budget-seconds "${part#*:}" --out "$out" "${extra[@]}" 2>&1 | tee -a "$out/log.txt"
+      "${run[@]}" "${what[@]}" 2>&1 | tee -a "$out/log.txt"
     code=${PIPESTATUS[0]}
   fi
   [ "$code" -eq 0 ] || { worst=$code; failed+=("${part%:*} ($code)"); }

@@ -412,8 +412,9 @@ def test_running_needs_a_python(python: str, message: str, packed: Path) -> None
 SPEED = """#!{python} -S
 import os, pathlib, sys, time
 print(*sys.argv[1:], flush=True)
-out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
-(out / "first.json").write_text("measured")
+if "--out" in sys.argv:
+    out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+    (out / "first.json").write_text("measured")
 try:
     time.sleep(float(os.environ.get("FAKE_SLEEP", "0")))
 except KeyboardInterrupt:
@@ -441,6 +442,9 @@ def test_measuring_keeps_results_log_and_card(checkout: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert (out / "log.txt").read_text() == done.stdout
     calls = [line.split() for line in done.stdout.splitlines()]
+    assert calls.pop(0) == ["-m", "benchmark.speed.kernels"]
+    profile = ["--device", "cuda", "--methods", "diger_frqud", "--out", str(out), "dataset=ml-100k"]
+    assert calls.pop(6) == ["-m", "benchmark.speed.profile", *profile]
     assert [call[5] for call in calls] == [
         "statistics", "tokenizer", "train", "agreement", "together", "deterministic", "recbole",
         "users", "items",
@@ -452,6 +456,15 @@ def test_measuring_keeps_results_log_and_card(checkout: Path, tmp_path: Path) ->
     assert sorted(path.name for path in out.iterdir()) == ["first.json", "gpu.txt", "log.txt"]
 
 
+def test_a_profile_gets_settings_but_no_options(checkout: Path, tmp_path: Path) -> None:
+    given = ["--methods", "tiger", "precision=bf16", "--ways=fp32", "--targets", "a/b", "x.y=1"]
+    script = checkout / "scripts" / "gpu_bench.sh"
+    done = bash(script, "-", tmp_path / "out", *given, PARTS="train:1 profile:1")
+    train, profile = (line.split() for line in done.stdout.splitlines())
+    assert train[-len(given) :] == given
+    assert profile[-3:] == [str(tmp_path / "out"), "precision=bf16", "x.y=1"]
+
+
 def test_a_failed_measurement_ends_with_its_code(checkout: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = bash(checkout / "scripts" / "gpu_bench.sh", "-", out, FAKE_CODE=3)
@@ -461,7 +474,14 @@ def test_a_failed_measurement_ends_with_its_code(checkout: Path, tmp_path: Path)
 
 def test_a_measurement_that_takes_too_long_is_cut_short(checkout: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = bash(checkout / "scripts" / "gpu_bench.sh", "-", out, FAKE_SLEEP=60, LIMIT_SECONDS=1)
+    done = bash(
+        checkout / "scripts" / "gpu_bench.sh",
+        "-",
+        out,
+        PARTS="train:1",
+        FAKE_SLEEP=60,
+        LIMIT_SECONDS=1,
+    )
     assert "cut short" in one_error(done, code=124)
     assert (out / "first.json").exists()
     assert "interrupted" in (out / "log.txt").read_text()
