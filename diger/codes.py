@@ -124,7 +124,7 @@ def residual_quantisation(
         known = not rule.waits and 1 / rule.epsilon < SAFE_EXPONENT
     else:
         known = isinstance(rule, Nearest)
-    if kernels is None or not known or not kernels.quantises(len(latent), codebooks.shape[1]):
+    if kernels is None or not known or not kernels.quantises(len(latent), *codebooks.shape[1:]):
         return None
     found = ResidualQuantisation.apply(latent, codebooks, beta, rule)  # type: ignore[no-untyped-call]
     return Quantisation(*found)

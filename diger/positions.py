@@ -74,18 +74,22 @@ class ScoreGradients:
     def __init__(self, layers: int) -> None:
         self.layers = layers
         self._held: Tensor | None = None
+        self._placed = 0
 
     def place(self, layer: int, like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         """Where this layer's go, [B, H, T, T]; None where those of all would take too much room."""
         if layer == self.layers - 1:
             held = self.layers * math.prod(shape) * like.element_size() <= ROOM
             self._held = like.new_empty(self.layers, *shape) if held else None
+            self._placed = 0
+        self._placed += 1
         return None if self._held is None else self._held[layer]
 
     def total(self, layer: int, dtype: torch.dtype) -> Tensor | None:
         """[1, H, T, T], when all layers have been there."""
         if layer or self._held is None:
             return None
+        assert self._placed == self.layers  # or it would be of memory that nobody has written
         held, self._held = self._held, None
         return held.flatten(0, 1).sum(0, keepdim=True, dtype=dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from benchmark.speed import batched
 from diger import functional, passes
 from diger.codes import quantisation_loss, straight_through
 from diger.keep import draw_keep
+from diger.seq2seq import ModelConfig, Seq2Seq
 
 B, T, M, D, H, HEAD, WIDE = 3, 5, 7, 6, 2, 4, 9
 INNER = H * HEAD
@@ -83,6 +85,20 @@ def test_a_block_is_what_its_operations_make(
         found.append([out, *grads])
     for ours, plain in zip(*found, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-10, rtol=1e-9)
+
+
+def test_a_model_of_composed_blocks_is_the_same() -> None:
+    """As ``benchmark.speed`` batches them: what the model hands to its blocks is what they take."""
+    torch.manual_seed(0)
+    model = Seq2Seq(ModelConfig(2, D, 8, H, HEAD, dropout=0.0, init_std=0.3)).train()
+    history, there = torch.randn(B, T, D), torch.ones(B, T, dtype=torch.bool)
+    along, found = torch.randn(B, T, D), []
+    for blocks in (nullcontext(), batched.composed()):
+        with blocks:
+            states = model.decode(history, model.encode(history, there), there)
+        found.append(torch.autograd.grad((states * along).sum(), list(model.parameters())))
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["[H, B, T, h]", "[B, H, T, h]"])

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -166,6 +167,7 @@ def test_a_step_of_the_tokenizer_is_the_same_by_kernels(
     tile: int, rule: str, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels.levels, "TILE", tile)
+    monkeypatch.setattr(kernels.levels, "SOME", 4)
     monkeypatch.setattr(rqvae, "make_assignment", lambda name, _: make_assignment(name, False))
     torch.manual_seed(0)
     config = RQVAEConfig(hidden=(24,), latent=11, train_assignment=rule, beta=0.3)
@@ -190,11 +192,14 @@ def test_a_step_of_the_tokenizer_is_the_same_by_kernels(
 
 def test_room_for_balanced_assignment(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than there may be blocks of go into larger blocks, up to twice as large."""
-    assert kernels.quantises(4096, 256)
-    assert not kernels.quantises(4097, 256)
-    assert not kernels.quantises(16, 16384)
+    assert kernels.quantises(4096, 256, 64)
+    assert not kernels.quantises(4097, 256, 64)
+    assert kernels.quantises(16, 1024, 64)
+    assert not kernels.quantises(16, 1025, 64)
+    assert kernels.quantises(1024, 16, 768)
+    assert not kernels.quantises(1025, 16, 768)
     monkeypatch.setattr(kernels.levels, "PARTS", 2)
-    monkeypatch.setattr(kernels.levels, "TILE", 64)
+    monkeypatch.setattr(kernels.levels, "TILE", 128)
     monkeypatch.setattr(kernels.levels, "LARGE", 16 * 64)
     torch.manual_seed(0)
     latent, books = torch.randn(70, 8), torch.randn(2, 9, 8)
@@ -205,7 +210,15 @@ def test_room_for_balanced_assignment(kernels: ModuleType, monkeypatch: pytest.M
     torch.testing.assert_close(found.residuals[:-1].transpose(0, 1), wanted.residuals)
 
 
-def test_a_row_that_leaves_float64_gets_its_nearest_code(kernels: ModuleType) -> None:
+def test_rows_that_leave_float64_get_their_nearest_code(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the larger of a number and none is the number; numpy's is none."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    monkeypatch.setattr(
+        InterpreterBuilder, "create_maxnumf", lambda self, a, b: self.binary_op(a, b, np.fmax)
+    )
     latent, books = torch.randn(40, 8), torch.randn(1, 9, 8)
     latent[3] = torch.nan
     plain = Sinkhorn(waits=False)(squared_distances(latent, books[0]))
@@ -362,6 +375,15 @@ def test_the_gradient_of_positions_is_summed_once_a_stack(
             torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-4)
 
 
+def test_a_layer_that_was_left_out_is_no_gradient_of_positions() -> None:
+    """Its part of the memory would be whatever was there."""
+    gradients = ScoreGradients(3)
+    for layer in (2, 0):
+        assert gradients.place(layer, torch.zeros(()), (1, 2, 4, 4)) is not None
+    with pytest.raises(AssertionError):
+        gradients.total(0, torch.float32)
+
+
 def test_dropout_of_a_stack_draws_its_keys_at_once(
     kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,7 +464,7 @@ def test_the_check_for_a_gpu_finds_what_is_wrong(
 ) -> None:
     """Small enough for the interpreter; a kernel that is off is named, the others are not."""
     sizes = {"HEADS": 2, "HEAD": 16, "WIDTH": 16, "HIDDEN": 24, "LENGTHS": ((3, 4, 12),)}
-    sizes |= {"ITEMS": 128}
+    sizes |= {"CATALOGUES": ((128, 32), (40, 9))}
     for name, value in {**sizes, "LIMITS": {torch.float32: 1e-4}}.items():
         monkeypatch.setattr(check, name, value)
     monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
@@ -467,6 +489,11 @@ def test_the_check_for_a_gpu_allows_for_rounding(monkeypatch: pytest.MonkeyPatch
     assert len(found) == 3 * 2 * 4
     assert all(worst <= limit for _, worst, limit in found)
     assert max(worst for what, worst, _ in found if "bfloat16" in what) > 1e-3
+
+
+def test_the_check_for_a_gpu_knows_what_is_no_number() -> None:
+    wrong = torch.tensor([1.0, torch.nan])
+    assert check.error(wrong, torch.ones(2)) == check.error(torch.ones(2), wrong) == torch.inf
 
 
 def test_the_check_for_a_gpu_needs_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -507,14 +534,16 @@ WIDE = dict(HEAD=128, QUERIES=32, BLOCK=256, D=128, ROWS=64)
 
 def compiled(name, warps=4, **sizes):
     kernel = KERNELS[name]
-    types, values = {}, {}
-    for argument in kernel.arg_names:
+    types, values, aligned = {}, {}, {}
+    for i, argument in enumerate(kernel.arg_names):
         if argument in SIZES | sizes:
             types[argument], values[argument] = "constexpr", (SIZES | sizes)[argument]
         else:
             known = TYPES | OWN.get(name, {})
             types[argument] = known.get(argument, "i32" if argument in NUMBERS else HALF)
-    source = ASTSource(kernel, signature=types, constexprs=values)
+            if types[argument].startswith("*"):  # as torch allocates
+                aligned[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature=types, constexprs=values, attrs=aligned)
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(num_warps=warps))
     print(name, len(made.asm["cubin"]) > 0 and made.metadata.shared <= 232448)
 

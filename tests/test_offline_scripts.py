@@ -457,7 +457,8 @@ def test_measuring_keeps_results_log_and_card(checkout: Path, tmp_path: Path) ->
 
 
 def test_a_profile_gets_settings_but_no_options(checkout: Path, tmp_path: Path) -> None:
-    given = ["--methods", "tiger", "precision=bf16", "--ways=fp32", "--targets", "a/b", "x.y=1"]
+    given = ["--methods", "tiger", "--publish", "precision=bf16", "--ways=fp32", "--targets", "a/b"]
+    given += ["--", "x.y=1"]
     script = checkout / "scripts" / "gpu_bench.sh"
     done = bash(script, "-", tmp_path / "out", *given, PARTS="train:1 profile:1")
     train, profile = (line.split() for line in done.stdout.splitlines())

@@ -113,7 +113,7 @@ def _batches(trainer: Trainer, models: int) -> Iterator[tuple[Tensor, ...]]:
             yield tuple(torch.stack(part) for part in parts)
 
 
-# The blocks of diger.functional, of single operations --------------------------------------
+# The blocks of diger.functional, of single operations; what these take beside is for kernels ---
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
@@ -122,9 +122,9 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 def self_attention(
     x: Tensor, norm: Tensor, qkv: Tensor, o: Tensor, bias: Tensor, position: Tensor,
-    keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
+    keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int, *_: object,
 ) -> Tensor:  # fmt: skip
-    b, t, _ = x.shape
+    b, t = x.shape[:2]
     q, k, v = (rms_norm(x, norm) @ qkv.T).view(b, t, 3, heads, -1).permute(2, 0, 3, 1, 4)
     scores = q @ k.transpose(-1, -2) + bias + (position - position.detach())
     weights = _kept(scores.softmax(-1), keep_weights, scale)
@@ -135,8 +135,9 @@ def self_attention(
 def cross_attention(
     x: Tensor, memory: Tensor, norm: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor,
     bias: Tensor, keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
+    *_: object,
 ) -> Tensor:  # fmt: skip
-    b, t, _ = x.shape
+    b, t = x.shape[:2]
     query, key, value = (
         (y @ w.T).view(b, y.shape[1], heads, -1).transpose(1, 2)
         for y, w in ((rms_norm(x, norm), q), (memory, k), (memory, v))
@@ -148,7 +149,7 @@ def cross_attention(
 
 def feed_forward(
     x: Tensor, norm: Tensor, wide: Tensor, narrow: Tensor,
-    keep_hidden: Tensor | None, keep_out: Tensor | None, scale: float,
+    keep_hidden: Tensor | None, keep_out: Tensor | None, scale: float, *_: object,
 ) -> Tensor:  # fmt: skip
     hidden = (rms_norm(x, norm) @ wide.T).relu()
     if keep_hidden is not None:

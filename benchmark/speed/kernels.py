@@ -9,6 +9,7 @@ if one is too large. Takes seconds, and is what to run first on a GPU that nobod
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -18,16 +19,19 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.guard import guard
-from diger import functional
+from diger import functional, positions
 from diger.codes import residual_quantisation
 from diger.gpu import kernels_for
 from diger.keep import cut, draw_keys, draws
 from diger.quantizer import Nearest, Sinkhorn, quantize
 from diger.residual import Link, Links
 from diger.rqvae import RQVAE, RQVAEConfig
+from diger.seq2seq import ModelConfig, Seq2Seq
 
 HEADS, HEAD, WIDTH, HIDDEN, P = 4, 64, 128, 512, 0.1
-ITEMS, CODES, LATENT, BETA = 1024, 256, 64, 0.25
+LATENT, BETA = 64, 0.25
+#: Items and codes: a batch of Beauty; one that fills no tile; and one of Yelp, in larger tiles.
+CATALOGUES = ((1024, 256), (1000, 100), (4096, 256))
 #: Rows, tokens and tokens of the memory.
 LENGTHS = ((3, 4, 12), (5, 24, 40), (4, 40, 96), (3, 64, 128), (2, 100, 200), (2, 200, 240))
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -115,7 +119,9 @@ def rounded(name: str, arguments: list[object], dtype: torch.dtype) -> list[obje
 
 
 def error(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm().clamp_min(1e-12))
+    """Relative; infinite where something is not a number, which would be above no limit."""
+    apart = float((found - wanted).norm() / wanted.norm().clamp_min(1e-12))
+    return apart if math.isfinite(apart) else math.inf
 
 
 def checks_of_blocks(device: str) -> Iterator[tuple[str, float, float]]:
@@ -148,28 +154,48 @@ def checks(device: str) -> Iterator[tuple[str, float, float]]:
     codes = (logits - (-uniform.log()).log()).argmax(-1)
     apart = (hard.argmax(-1).cpu() != codes).float().mean()
     yield "codes behind noise", float(apart), 1e-3  # near ties may fall either way
+    yield "the gradient of positions", check_of_positions(device), LIMITS[torch.float32]
     yield from checks_of_levels(device)
 
 
 def checks_of_levels(device: str) -> Iterator[tuple[str, float, float]]:
     """The same of residual quantisation: its codes, and its losses and gradients where no code is
     nearly as near as another."""
-    books = torch.randn(3, CODES, LATENT) * torch.tensor([1.0, 0.3, 0.1])[:, None, None]
-    sums = books.gather(1, torch.randint(CODES, (3, ITEMS, 1)).expand(-1, -1, LATENT)).sum(0)
-    clear = sums + torch.randn(ITEMS, LATENT) * 0.05
-    pairs = zip(losses(clear, books, device), losses(clear, books, "cpu"), strict=True)
-    yield "residual quantisation", max(error(*pair) for pair in pairs), LIMITS[torch.float32]
-    latent = torch.randn(ITEMS, LATENT)
-    for what, rule in (("nearest codes", Nearest()), ("balanced codes", Sinkhorn(waits=False))):
-        found = residual_quantisation(latent.to(device), books.to(device), BETA, rule)
-        assert found is not None
-        apart = (found.codes.cpu() != quantize(latent, books, rule).codes).float().mean()
-        yield what, float(apart), 1e-3
+    for items, codes in CATALOGUES:
+        books = torch.randn(3, codes, LATENT) * torch.tensor([1.0, 0.3, 0.1])[:, None, None]
+        sums = books.gather(1, torch.randint(codes, (3, items, 1)).expand(-1, -1, LATENT)).sum(0)
+        clear = sums + torch.randn(items, LATENT) * 0.05
+        pairs = zip(losses(clear, books, device), losses(clear, books, "cpu"), strict=True)
+        worst = max(error(*pair) for pair in pairs)
+        yield f"residual quantisation ({items}, {codes})", worst, LIMITS[torch.float32]
+        latent = torch.randn(items, LATENT)
+        for what, rule in (("nearest", Nearest()), ("balanced", Sinkhorn(waits=False))):
+            found = residual_quantisation(latent.to(device), books.to(device), BETA, rule)
+            assert found is not None
+            apart = (found.codes.cpu() != quantize(latent, books, rule).codes).float().mean()
+            yield f"{what} codes ({items}, {codes})", float(apart), 1e-3
+
+
+def check_of_positions(device: str) -> float:
+    """Of the position bias' gradient in bfloat16: summed once a stack, beside once a layer."""
+    config = ModelConfig(3, WIDTH, HIDDEN, HEADS, HEAD, dropout=0.0, init_std=0.1)
+    model = Seq2Seq(config).to(device).train()
+    model.dtype = torch.bfloat16
+    tables = [model.encoder.position.weight, model.decoder.position.weight]
+    history, target = torch.randn(3, 20, WIDTH).to(device), torch.randn(3, 4, WIDTH).to(device)
+    there = (torch.arange(20) < torch.tensor([20, 7, 1])[:, None]).to(device)
+    along, found = torch.randn(3, 4, WIDTH).to(device), []
+    for room in (positions.ROOM, 0):
+        with mock.patch.object(positions, "ROOM", room):
+            states = model.decode(target, model.encode(history, there), there)
+            found.append(torch.autograd.grad((states * along).sum(), tables))
+    return max(error(*pair) for pair in zip(*found, strict=True))
 
 
 def losses(latent: Tensor, books: Tensor, device: str) -> list[Tensor]:
     """Of an RQ-VAE whose encoder and decoder change nothing, and their gradients."""
-    model = RQVAE(LATENT, len(books), CODES, RQVAEConfig(latent=LATENT, beta=BETA))
+    levels, codes, width = books.shape
+    model = RQVAE(width, levels, codes, RQVAEConfig(latent=width, beta=BETA))
     model.encoder, model.decoder = nn.Sequential(), nn.Sequential()
     model.codebooks.data = books.clone()
     content = latent.to(device, copy=True).requires_grad_()

@@ -3,8 +3,9 @@ several: what ``diger.loops`` is on a CPU.
 
 A step of a small model is launches: two thousand kernels of a few microseconds, most of which read
 what the one before wrote. Tensors are contiguous, on the GPU, and float32 or bfloat16; sums are
-float32. No sum is left to the order in which blocks finish: the same input gives the same bits.
-With TRITON_INTERPRET=1 they run on a CPU, slowly, which is how they are tested.
+float32, those of balanced codes float64. No sum is left to the order in which blocks finish: the
+same input gives the same bits. With TRITON_INTERPRET=1 they run on a CPU, slowly, which is how they
+are tested.
 
 Of what is compiled only constants have types: Triton reads annotations as if they were code.
 """

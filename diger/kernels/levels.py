@@ -27,7 +27,7 @@ def _take(
     """Write down the code [ROWS, 1] of each row, as a number and one-hot, and what it leaves."""
     d, column = tl.arange(0, WIDE)[None, :], tl.arange(0, WIDTH)[None, :]
     inside = there & (d < D)
-    code = tl.minimum(code, K - 1)  # of a row of NaNs nothing is the least
+    code = tl.minimum(code, K - 1)  # of a row of NaNs it may be one of the padding
     value = tl.load(residual + row * D + d, mask=inside, other=0.0)
     value -= tl.load(book + code * D + d, mask=inside, other=0.0)
     tl.store(after + row * D + d, value, mask=inside)
@@ -47,7 +47,8 @@ def _near(
     own = tl.load(residual + row * D + d, mask=(row < n) & (d < D), other=0.0)
     value = tl.sum(own * own, 1)[:, None]
     value -= 2 * tl.load(products + row * K + column, mask=there, other=0.0)
-    value = tl.maximum(value + tl.load(lengths + column, mask=column < K, other=0.0), 0.0)
+    value += tl.load(lengths + column, mask=column < K, other=0.0)
+    value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
     away = tl.where(there, value, float("inf"))
     if NEAREST:
         code = tl.argmin(away, 1)[:, None]
@@ -94,8 +95,8 @@ def _balance(
     at, there = row * K + column, (row < n) & (column < K)
     if FIRST:
         value = tl.load(distances + at, mask=there, other=0.0)
-        value = tl.exp(_exponents(value, ends, EPSILON, PARTS, BLOCKS))
-        value = tl.where(there, value, 0.0)
+        exponent = _exponents(value, ends, EPSILON, PARTS, BLOCKS)
+        value = tl.exp(tl.where(there, exponent, float("-inf")))
         tl.store(matrix + at, value, mask=there)
         along = tl.sum(value, 1)[:, None] * n
     else:
@@ -140,15 +141,21 @@ class Levels(NamedTuple):
     hard: Tensor
 
 
-def quantises(n: int, k: int) -> bool:
-    """Whether ``quantise`` has room for these."""
-    width = max(16, triton.next_power_of_2(k))
-    return width <= TILE and _rows(n, width) * width <= LARGE
+def quantises(n: int, k: int, d: int) -> bool:
+    """Whether ``quantise`` has room for so many rows, codes and numbers of each."""
+    width, wide = _sizes(k, d)
+    widest = max(width, wide)
+    return widest <= TILE // SOME and _rows(n, widest) * widest <= LARGE
 
 
-def _rows(n: int, width: int) -> int:
+def _sizes(k: int, d: int) -> tuple[int, int]:
+    """Columns of a tile of codes, and of one of residuals."""
+    return max(16, triton.next_power_of_2(k)), max(16, triton.next_power_of_2(d))
+
+
+def _rows(n: int, widest: int) -> int:
     """Of a block."""
-    return max(TILE // width, triton.next_power_of_2(triton.cdiv(n, PARTS)))
+    return max(TILE // widest, triton.next_power_of_2(triton.cdiv(n, PARTS)))
 
 
 def quantise(latent: Tensor, codebooks: Tensor, balance: tuple[float, int] | None = None) -> Levels:
@@ -158,11 +165,11 @@ def quantise(latent: Tensor, codebooks: Tensor, balance: tuple[float, int] | Non
     instead; a row whose factors leave float64 nevertheless gets its nearest code.
     """
     (n, d), (m, k, _) = latent.shape, codebooks.shape
-    width, wide = (max(16, triton.next_power_of_2(size)) for size in (k, d))
-    tile = _rows(n, width)
+    width, wide = _sizes(k, d)
+    tile = _rows(n, max(width, wide))
     blocks = triton.cdiv(n, tile)
     sizes = {"K": k, "WIDTH": width, "ROWS": tile, "BLOCKS": blocks}
-    warps = 8 if tile * width <= TILE else 16
+    warps = 8 if tile * max(width, wide) <= TILE else 16
     taken = {"D": d, "WIDE": wide, "num_warps": warps} | sizes
     residuals = latent.new_empty(m + 1, n, d)
     residuals[0].copy_(latent)
