@@ -11,7 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "recbole", "numpy", "scipy", "pandas", "sentence-transformers", "transformers")
+#: numba's loops and Triton's kernels draw and add as torch's operations do, in other orders.
+PACKAGES = (
+    "torch", "recbole", "numpy", "scipy", "pandas", "sentence-transformers", "transformers",
+    "numba", "triton",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 #: Names the commit where the checkout is a copy without git; nobody can say if it was changed.
 COMMIT_VARIABLE = "DIGER_BENCH_COMMIT"
