@@ -1,13 +1,14 @@
 r"""Put the published overall tables and findings into README.md, between their markers.
 
-for experiment in beauty-cpu beauty-cpu-kmeans quick; do
+for experiment in beauty-cpu beauty-cpu-kmeans beauty-cpu-long quick; do
   python -m benchmark.report experiment=$experiment store=results/published \
       out=reports/published/$experiment
 done
 python -m benchmark.report experiment=beauty-cpu,beauty-cpu-wide,beauty-cpu-kmeans,beauty-cpu-long \
     grid.method=[tiger] \
     store=results/published out=reports/published/beauty-cpu-tiger
-python -m benchmark.findings experiment=beauty-cpu-kmeans,beauty-cpu,quick,collapse,beauty-fifth \
+python -m benchmark.findings \
+    experiment=beauty-cpu-kmeans,beauty-cpu-long,beauty-cpu,quick,collapse,beauty-fifth \
     store=results/published out=reports/published/findings.md
 python scripts/update_readme.py
 """
