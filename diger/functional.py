@@ -71,23 +71,25 @@ class SelfAttention(torch.autograd.Function):
         bias: [B or 1, H, T, T], added to the scores, as a constant. position: [1, H, T, T], the
         part of it that is learned: it only receives the gradient. keep_weights: of [B, H, T, T].
         keep_out: of [B, T, d]. heads: H. links: with the blocks around it. part: of this layer in
-        the gradient of ``position``, where it is not returned by itself.
+        the gradient of ``position``, where it is not returned by itself. mask: [B, 1, 1, T], added
+        to the scores, too; only where ``attends`` has kernels for it.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, norm: Tensor, qkv: Tensor, o: Tensor, bias: Tensor, position: Tensor,
         keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
-        links: Links = UNLINKED, part: ScoreGradient | None = None,
+        links: Links = UNLINKED, part: ScoreGradient | None = None, mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        kernels, t = kernels_for(x), x.shape[1]
+        kernels = kernels_for(x)
         ctx.scale, ctx.heads, ctx.links, ctx.part = scale, heads, links, part
-        ctx.fused = kernels is not None and kernels.attends(qkv, t, o.shape[1] // heads)
+        ctx.fused = attends(x, qkv, heads)
         if kernels is not None and ctx.fused:
             out, met = project(x, norm, qkv, links.before)
-            read = kernels.attend(out, bias, keep_weights, scale, heads)
-            ctx.save_for_backward(norm, qkv, o, out, bias, read, keep_weights, keep_out, *met)
+            read = kernels.attend(out, bias, keep_weights, scale, heads, mask)
+            ctx.save_for_backward(norm, qkv, o, out, bias, mask, read, keep_weights, keep_out, *met)
             return added(x, read @ o.T, keep_out, scale, links.after)
+        assert mask is None
         order = Order(len(x), heads, heads_first(qkv))
         met = meet(x, norm, qkv, links.before)
         apart = order.apart(met.normed, met.weight, 3)
@@ -107,14 +109,15 @@ class SelfAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.fused:
-            norm, qkv, o, out, bias, read, keep_weights, keep_out, *saved = ctx.saved_tensors
+            (norm, qkv, o, out, bias, mask, read, keep_weights, keep_out,
+             *saved) = ctx.saved_tensors  # fmt: skip
             rows = dropped(grad, keep_out, ctx.scale, out.dtype, ctx.links.after)
             kernels = kernels_for(grad)
             assert kernels is not None
             shape = (len(grad), ctx.heads, *bias.shape[2:])
             place = None if ctx.part is None else ctx.part.place(rows, shape)
             moved, by_score = kernels.attend_back(
-                rows @ o, out, bias, keep_weights, ctx.scale, ctx.heads, place
+                rows @ o, out, bias, keep_weights, ctx.scale, ctx.heads, place, mask
             )
             d_x, d_norm, d_qkv = project_backward(
                 moved, grad, tuple(saved), norm, qkv, ctx.links.before
@@ -124,7 +127,7 @@ class SelfAttention(torch.autograd.Function):
             else:
                 d_position = ctx.part.total(bias.dtype)
             d_o = rows.T @ read
-            return d_x, d_norm, d_qkv, d_o, None, d_position, *[None] * 6
+            return d_x, d_norm, d_qkv, d_o, None, d_position, *[None] * 7
         (norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out,
          *saved) = ctx.saved_tensors  # fmt: skip
         q, k, v = apart
@@ -143,7 +146,7 @@ class SelfAttention(torch.autograd.Function):
         )
         d_o = gram(read, rows).T
         d_position = ctx.order.swapped(d_scores).sum(0, keepdim=True, dtype=weights.dtype)
-        return d_x, d_norm, d_qkv, d_o, None, d_position, *[None] * 6
+        return d_x, d_norm, d_qkv, d_o, None, d_position, *[None] * 7
 
 
 class CrossAttention(torch.autograd.Function):
@@ -319,6 +322,12 @@ def gathered(dtype: torch.dtype, groups: Sequence[Sequence[Tensor]]) -> tuple[Te
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """See ``RMSNorm``."""
     return RMSNorm.apply(x, weight)  # type: ignore[no-untyped-call]
+
+
+def attends(x: Tensor, qkv: Tensor, heads: int) -> bool:
+    """Whether a kernel has room for self-attention of x by these weights; see ``SelfAttention``."""
+    kernels, head = kernels_for(x), len(qkv) // 3 // heads
+    return kernels is not None and bool(kernels.attends(qkv, x.shape[1], head))
 
 
 def self_attention(*arguments: Any) -> Tensor:

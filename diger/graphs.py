@@ -7,8 +7,9 @@ one takes the host longer than running them takes the device.
 from __future__ import annotations
 
 import gc
+import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -59,10 +60,34 @@ class Graphs:
 
     def record(self, key: Hashable, step: Callable[[], None]) -> None:
         """Have a recording of this step, as ``run`` does, without running it."""
-        if self.failure or key in self._graphs:
+        self.record_all({key: step})
+
+    def record_all(
+        self,
+        steps: Mapping[Hashable, Callable[[], None]],
+        ready: Callable[[Hashable], object] | None = None,
+    ) -> None:
+        """Have recordings of all of these, made in their order.
+
+        All are warmed up before the first is recorded, and what that leaves free goes back to the
+        device: a warm-up takes as much memory as its recording, which keeps it for good.
+
+        Args:
+            ready: called with its key before a step is warmed up.
+        """
+        missing = {key: step for key, step in steps.items() if key not in self._graphs}
+        if self.failure or not missing:
             return
+        started = time.perf_counter()
         try:
-            self._graphs[key] = self._record(step)
+            with self.collected():
+                for key, step in missing.items():
+                    if ready is not None:
+                        ready(key)
+                    self._warm(step)
+                self._give_back()
+                for key, step in missing.items():
+                    self._graphs[key] = self._record(step)
         except torch.OutOfMemoryError:
             raise  # eager steps would need as much: whoever planned the memory has to know
         except (RuntimeError, AssertionError) as error:  # the latter where there is no CUDA
@@ -72,6 +97,7 @@ class Graphs:
                 f"training steps run one kernel at a time, which is slower: {self.failure}",
                 stacklevel=2,
             )
+        self.seconds += time.perf_counter() - started
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._graphs
@@ -79,33 +105,31 @@ class Graphs:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def _record(self, step: Callable[[], None]) -> Recording:
-        with self.collected():
-            return self._on_a_stream(step)
-
-    def _on_a_stream(self, step: Callable[[], None]) -> Recording:
-        stream = torch.cuda.current_stream()
-        try:
-            return self._recorded(step)
-        finally:
-            # A recording that failed does not leave its own stream.
-            torch.cuda.set_stream(stream)
-
-    def _recorded(self, step: Callable[[], None]) -> Recording:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+    def _warm(self, step: Callable[[], None]) -> None:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             self.warm_up(step)
         torch.cuda.current_stream().wait_stream(side)
+
+    def _give_back(self) -> None:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+    def _record(self, step: Callable[[], None]) -> Recording:
+        stream = torch.cuda.current_stream()
+        try:
+            with self.collected():
+                return self._recorded(step)
+        finally:
+            # A recording that failed does not leave its own stream.
+            torch.cuda.set_stream(stream)
+
+    def _recorded(self, step: Callable[[], None]) -> Recording:
         graph = torch.cuda.CUDAGraph()
         with self.put_back(), torch.cuda.graph(graph, pool=self._pool):
             step()
         self._pool = self._pool or graph.pool()
-        end.record()
-        end.synchronize()
-        self.seconds += begin.elapsed_time(end) / 1000
         return graph
 
     @contextmanager

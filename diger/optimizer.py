@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diger.checks import above, at_least, whole
 from diger.estimators import Estimator
 from diger.generator import Generator
+from diger.gpu import kernels_for
 from diger.tokenizer import Tokenizer
 
 
@@ -152,6 +153,32 @@ class FlatAdamW(torch.optim.AdamW):
             if group["clip"] is not None:
                 length = torch.linalg.vector_norm(whole.grad)
                 whole.grad.mul_((group["clip"] / (length + 1e-6)).clamp_max(1.0))
+
+    def step(self, closure: Any = None) -> Any:
+        """As AdamW's own."""
+        if closure is not None or not all(self._by_kernel(group) for group in self.param_groups):
+            return super().step(closure)
+        for group in self.param_groups:
+            (whole,) = group["params"]
+            state, kernels = self.state[whole], kernels_for(whole)
+            assert kernels is not None
+            state["step"] += 1
+            kernels.adamw_(
+                whole.data, whole.grad, (state["exp_avg"], state["exp_avg_sq"]), state["step"],
+                group["lr"], group["betas"], group["weight_decay"], group["eps"],
+            )  # fmt: skip
+        return None
+
+    def _by_kernel(self, group: dict[str, Any]) -> bool:
+        """Whether there is a kernel for a group that is where it is after its first step."""
+        (whole,) = group["params"]
+        return (
+            kernels_for(whole, types=(torch.float32,)) is not None
+            and whole.grad is not None
+            and bool(self.state.get(whole))
+            and isinstance(group["lr"], Tensor)
+            and not (group["amsgrad"] or group["maximize"])
+        )
 
 
 def _laid_out(parameters: list[nn.Parameter]) -> nn.Parameter:

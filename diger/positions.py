@@ -56,12 +56,15 @@ class Bias(NamedTuple):
 
     position: [1, H, T, T], learned. total: that and the mask of padding, [B or 1, H, T, T], a
     constant: the gradient goes to ``position`` apart, or it would be kept once a row. part: of this
-    layer in that gradient, where all layers' are summed at once.
+    layer in that gradient, where all layers' are summed at once. mask: that of padding,
+    [B, 1, 1, T], where a kernel adds it itself: ``total`` is then without it, and once for all rows
+    in place of once for each, which is more than all else that attention reads.
     """
 
     position: Tensor
     total: Tensor
     part: ScoreGradient | None = None
+    mask: Tensor | None = None
 
 
 class ScoreGradients:

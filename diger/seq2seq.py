@@ -146,6 +146,7 @@ class Block(nn.Module):
         x = functional.self_attention(
             x, self.norm_self.weight, together, o, bias.total, bias.position,
             keep(x, b, heads, t, t), keep(x, *x.shape), scale, heads, next(own), bias.part,
+            bias.mask,
         )  # fmt: skip
         if self.decoder:
             assert memory is not None and memory_bias is not None
@@ -243,15 +244,23 @@ class Stack(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """[B, T, d]; ``mask_bias`` broadcasts to [B, H, T, T]."""
-        position = self.position_bias(x.shape[1], x.shape[1])
-        total = position.detach() + mask_bias
         x = dropout(x, self.dropout, self.training)
         weights = self.weights(x, dtype)
+        bias = self._bias(x, mask_bias, weights[0][0])
         keys = keys_ahead(x, sum(block.masks for block in self._blocks)) if self.drops else None
         links, parts = self._links(x, dtype), self._parts(x)
         for block, own, around, part in zip(self._blocks, weights, links, parts, strict=True):
-            x = block(x, Bias(position, total, part), memory, memory_bias, own, keys, around)
+            of_layer = bias._replace(part=part)
+            x = block(x, of_layer, memory, memory_bias, own, keys, around)
         return dropout(self.norm(x), self.dropout, self.training)
+
+    def _bias(self, x: Tensor, mask_bias: Tensor, qkv: Tensor) -> Bias:
+        """For scores of the first layer's, and all layers', products ``qkv``."""
+        position = self.position_bias(x.shape[1], x.shape[1])
+        by_key = mask_bias.ndim == 4 and mask_bias.shape[1:3] == (1, 1)
+        if by_key and functional.attends(x, qkv, self._blocks[0].self_attention.heads):
+            return Bias(position, position.detach().contiguous(), mask=mask_bias)
+        return Bias(position, position.detach() + mask_bias)
 
     @property
     def drops(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -128,13 +128,11 @@ class Steps:
         """Record what the epoch's batches need, the widest first: the memory that it leaves has
         room for all others, while a wider one does not fit into what a narrower one left."""
         ahead, self._ahead = self._ahead, {}
-        missing = [shape for shape in ahead if shape not in graphs]
-        if graphs.failure or not missing:
-            return
-        with graphs.collected():
-            for shape in sorted(missing, reverse=True):
-                self._positions.copy_(ahead[shape].positions)
-                graphs.record(shape, partial(self._fixed_step, *shape))
+        rows: dict[Hashable, Rows] = {shape: ahead[shape] for shape in sorted(ahead, reverse=True)}
+        steps: dict[Hashable, Callable[[], None]] = {
+            shape: partial(self._fixed_step, *shape) for shape in sorted(ahead, reverse=True)
+        }
+        graphs.record_all(steps, lambda shape: self._positions.copy_(rows[shape].positions))
 
     def _fixed_step(self, width: int, capacity: int) -> None:
         self._add(self.trainer.update(*self.trainer.read(self._positions, width, capacity)))

@@ -8,17 +8,19 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.speed import kernels as check
 from diger import codes, estimators, functional, gpu, keep, positions, rqvae, seq2seq
 from diger.cached import FrequencyDecayCached
 from diger.estimators import Estimator, Gumbel, StandardDeviationDecay
 from diger.keep import cut, draw_keys, mask
+from diger.optimizer import FlatAdamW
 from diger.positions import ScoreGradients
 from diger.quantizer import Sinkhorn, make_assignment, quantize, squared_distances
 from diger.residual import Link, Links
@@ -254,22 +256,28 @@ def test_without_a_compiler_there_are_no_kernels(
         gpu._kernels.cache_clear()
 
 
-def test_queries_in_several_blocks(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More keys than a block has queries for."""
+@pytest.mark.parametrize("apart", [False, True])
+def test_queries_in_several_blocks(
+    apart: bool, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More keys than a block has queries for; padding in the bias, and apart from it."""
     monkeypatch.setattr(kernels.attention, "WHOLE", 16)
     monkeypatch.setattr(kernels.attention, "PART", 16)
     torch.manual_seed(0)
     t = 37
-    qkv, bias = torch.randn(2 * t, 3 * INNER) * 0.5, torch.randn(2, H, t, t)
+    qkv, bias = torch.randn(2 * t, 3 * INNER) * 0.5, torch.randn(1, H, t, t)
+    hidden = torch.zeros(2, 1, 1, t)
+    hidden[1, ..., 20:] = torch.finfo(torch.float32).min
+    given, padding = (bias, hidden) if apart else (bias + hidden, None)
     drawn, grad = draw_keys(qkv, 1), torch.randn(2 * t, INNER)
-    inputs = [qkv.clone().requires_grad_(), bias.clone().requires_grad_()]
+    inputs = [qkv.clone().requires_grad_(), (bias + hidden).requires_grad_()]
     q, k, v = inputs[0].view(2, t, 3, H, HEAD).permute(2, 0, 3, 1, 4)
     weights = (q @ k.transpose(-1, -2) + inputs[1]).softmax(-1)
     weights = weights * mask(weights, drawn, SCALE)
     read = (weights @ v).transpose(1, 2).reshape(2 * t, INNER)
     wanted = torch.autograd.grad((read * grad).sum(), inputs)
-    torch.testing.assert_close(kernels.attend(qkv, bias, drawn, SCALE, H), read)
-    found = kernels.attend_back(grad, qkv, bias, drawn, SCALE, H)
+    torch.testing.assert_close(kernels.attend(qkv, given, drawn, SCALE, H, padding), read)
+    found = kernels.attend_back(grad, qkv, given, drawn, SCALE, H, mask=padding)
     for ours, torchs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, torchs, atol=1e-5, rtol=1e-4)
 
@@ -291,6 +299,46 @@ def test_kernels_drop_what_the_mask_says(kernels: ModuleType) -> None:
     )
     assert cut(1.0) == 0  # which keeps all and reads no key
     torch.testing.assert_close(kernels.drop(x, None, 1.0, 1.0, torch.float32), x)
+
+
+def test_the_optimisers_steps_are_torchs(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first, by torch itself, those after it, and those of long after."""
+    monkeypatch.setattr(kernels.draws, "TILE", 16)
+    monkeypatch.setattr(gpu, "on_gpu", lambda x: True)
+    torch.manual_seed(0)
+    both: list[tuple[list[nn.Parameter], torch.optim.AdamW]] = []
+    start = [torch.randn(*shape) for shape in ((3, 4), (7,), (5, 5))]
+    for kind in (FlatAdamW, torch.optim.AdamW):
+        weights = [nn.Parameter(value.clone()) for value in start]
+        groups = [
+            {"params": weights[:2], "lr": torch.tensor(0.1), "weight_decay": 0.05},
+            {"params": weights[2:], "lr": torch.tensor(0.01), "weight_decay": 0.0},
+        ]
+        both.append((weights, kind(groups, fused=True)))
+    calls: list[int] = []
+    by_kernel = kernels.adamw_
+
+    def counted(*given: Any) -> None:
+        calls.append(len(given[0]))
+        by_kernel(*given)
+
+    monkeypatch.setattr(kernels, "adamw_", counted)
+    for step in range(12):
+        grads = [torch.randn_like(value) * 0.1**step for value in start]
+        for weights, optimizer in both:
+            for weight, grad in zip(weights, grads, strict=True):
+                weight.grad = grad.clone()
+            if isinstance(optimizer, FlatAdamW):
+                optimizer.gather()
+            optimizer.step()
+            for group in optimizer.param_groups if step == 8 else []:
+                for parameter in group["params"]:
+                    optimizer.state[parameter]["step"] += 3000
+        for ours, torchs in zip(both[0][0], both[1][0], strict=True):
+            torch.testing.assert_close(ours, torchs)
+    assert calls == [19, 25] * 11
 
 
 @pytest.mark.parametrize("rows", [1, 33, 5000])
@@ -514,9 +562,11 @@ HALF, FULL, DOUBLE = "*bf16", "*fp32", "*fp64"
 TYPES = dict(
     key="*i64", epsilon="fp32", factor="fp32", tau="fp32", scale=FULL, weight=FULL, bias=FULL,
     weights=FULL, residual=FULL, by_weight=FULL, matrix=DOUBLE, soft=FULL, hard=FULL, logits=FULL,
-    products=FULL, distances=FULL, lengths=FULL, ends=FULL, book=FULL, codes="*i64",
+    products=FULL, distances=FULL, lengths=FULL, ends=FULL, book=FULL, codes="*i64", mask=FULL,
 )
 OWN = {
+    "_adamw": dict(grad=FULL, first_moment=FULL, second_moment=FULL, steps=FULL, rate=FULL,
+                   decay="fp32"),
     "_drop": dict(x=FULL), "_drop_add": dict(x=FULL, out=FULL), "_norm": dict(x=FULL),
     "_norm_back": dict(x=FULL, out=FULL), "_drop_add_norm": dict(x=FULL, out=FULL),
     "_add_rows": dict(x=FULL, out=FULL),
@@ -525,9 +575,10 @@ OWN = {
     "_balance": dict(before=DOUBLE, after=DOUBLE, rows=DOUBLE),
     "_heaviest": dict(before=DOUBLE, after=FULL, rows=DOUBLE),
 }
-NUMBERS = {"n", "t", "s", "heads", "levels", "of_row", "of_head", "of_query", "of_key", "of_code"}
+NUMBERS = {"n", "t", "s", "heads", "blocks", "levels", "of_code"}
+NUMBERS |= {"of_row", "of_head", "of_query", "of_key", "of_mask"}
 SIZES = dict(CUT=429496730, SIZE=2048, D=128, ROWS=16, WIDTH=128, TILES=2, K=128, BLOCKS=4)
-SIZES |= dict(AROUND=True, DROPS=True)
+SIZES |= dict(AROUND=True, DROPS=True, MASKED=True, BETA1=0.9, BETA2=0.999)
 LAST = dict(HEAD=64, QUERIES=64, BLOCK=64)
 LONG = dict(HEAD=64, QUERIES=32, BLOCK=256)
 WIDE = dict(HEAD=128, QUERIES=32, BLOCK=256, D=128, ROWS=64)
@@ -547,7 +598,7 @@ def compiled(name, warps=4, **sizes):
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(num_warps=warps))
     print(name, len(made.asm["cubin"]) > 0 and made.metadata.shared <= 232448)
 
-for name in ("_drop", "_drop_add", "_relu_drop", "_norm", "_drop_add_norm", "_norm_back",
+for name in ("_adamw", "_drop", "_drop_add", "_relu_drop", "_norm", "_drop_add_norm", "_norm_back",
              "_softmax", "_softmax_back", "_add_rows", "_relax", "_relax_back"):
     compiled(name)
 for name in ("_drop", "_softmax", "_drop_add_norm"):
@@ -583,4 +634,4 @@ def test_kernels_compile_for_a_gpu() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("True") == 36
+    assert done.stdout.count("True") == 37

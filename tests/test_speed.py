@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,6 +107,27 @@ def test_one_that_ends_early_ends_all_of_those_side_by_side() -> None:
     target = Target("smoke", "ml-100k-150u", "pop")  # without steps of the suite's own
     with pytest.raises(UserError, match="side by side ended early"):
         together._run(target, "cpu", 1, 1.0, 2, "suite", {})
+
+
+def _with_a_child(*given: Any) -> None:
+    """Stands for a training whose data are loaded by processes of its own."""
+    loader = multiprocessing.get_context("fork").Process(target=int, daemon=True)
+    loader.start()
+    loader.join()
+    start, results = given[-2:]
+    start.wait()
+    results.put({"steps_per_second": 1.0})
+
+
+def test_those_side_by_side_may_have_processes_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the plain reference has on a GPU."""
+    monkeypatch.setattr(together, "_child", _with_a_child)
+    monkeypatch.setattr(together, "limit_threads", lambda threads: None)
+    target = Target("smoke", "ml-100k-150u", "tiger")
+    found = together.side_by_side("suite", target, "cpu", 1, 1.0, 2)
+    assert found == [{"steps_per_second": 1.0}] * 2
 
 
 @pytest.mark.slow

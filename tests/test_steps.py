@@ -268,12 +268,22 @@ def test_an_epochs_steps_are_recorded_ahead_the_widest_first(name: str) -> None:
     graphs = Graphs(trainer.steps._state)
 
     def record(step: Callable[[], None]) -> _Run:
+        # Whatever is recorded stays: what warm-ups took is free again before that.
+        assert done == ["warm-up"] * len(widths) + ["given back"]
         recorded.append(len(trainer.steps.sums))
         with graphs.put_back():
             step()
         return _Run(step)
 
+    done: list[str] = []
+
+    def warm(step: Callable[[], None]) -> None:
+        done.append("warm-up")
+        graphs.warm_up(step)
+
     graphs._record = record  # type: ignore[method-assign, assignment]
+    graphs._warm = warm  # type: ignore[method-assign]
+    graphs._give_back = lambda: done.append("given back")  # type: ignore[method-assign]
     trainer.steps.graphs = graphs
     widths = {trainer.steps._shape(rows)[0] for rows in drawn[0] if len(rows.positions) == 16}
     assert len(widths) > 2
@@ -315,7 +325,7 @@ def test_memory_that_runs_out_is_not_taken_for_a_device_that_cannot_record() -> 
         raise torch.OutOfMemoryError("full")
 
     graphs = Graphs(lambda: [])
-    graphs._record = lambda step: step()  # type: ignore[method-assign, assignment, return-value]
+    graphs._warm = lambda step: step()  # type: ignore[method-assign]
     with pytest.raises(torch.OutOfMemoryError):
         graphs.run("a", step)
     assert not graphs.failure

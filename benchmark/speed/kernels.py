@@ -24,7 +24,7 @@ from diger.codes import residual_quantisation
 from diger.gpu import kernels_for
 from diger.keep import cut, draw_keys, draws
 from diger.quantizer import Nearest, Sinkhorn, quantize
-from diger.residual import Link, Links
+from diger.residual import UNLINKED, Link, Links
 from diger.rqvae import RQVAE, RQVAEConfig
 from diger.seq2seq import ModelConfig, Seq2Seq
 
@@ -74,12 +74,12 @@ def blocks(b: int, t: int, m: int) -> dict[str, list[object]]:
     weight = [numbers(inner, WIDTH, std=0.05) for _ in range(6)]
     back = [numbers(WIDTH, inner, std=0.05) for _ in range(2)]
     position, keys = numbers(1, HEADS, t, t), draw_keys(torch.zeros(()), 4).split(1)
-    total = position.detach() + padding(b, t)
+    around = UNLINKED, None, padding(b, t)
     feed_forwards = [feed_forward(scale) for _ in range(2)]
     return {
         "self_attention": [
-            numbers(b, t, WIDTH, std=1), numbers(WIDTH), torch.cat(weight[:3]), back[0], total,
-            position, *keys[:2], scale, HEADS,
+            numbers(b, t, WIDTH, std=1), numbers(WIDTH), torch.cat(weight[:3]), back[0],
+            position.detach(), position, *keys[:2], scale, HEADS, *around,
         ],
         "cross_attention": [
             numbers(b, 4, WIDTH, std=1), numbers(b, m, WIDTH), numbers(WIDTH), *weight[3:], back[1],
@@ -98,6 +98,9 @@ def results(name: str, arguments: list[object], device: str) -> list[Tensor]:
         a.detach().to(device).requires_grad_(a.is_floating_point()) if torch.is_tensor(a) else a
         for a in arguments
     ]
+    if name == "self_attention" and not functional.attends(moved[0], moved[2], HEADS):
+        *moved, mask = moved
+        moved[4] = (moved[4] + mask).detach()
     leaves = [a for a in moved if torch.is_tensor(a) and a.requires_grad]
     # A key's draws go by the place in memory: attention's, on all devices, in the order of a GPU.
     with mock.patch.object(functional, "heads_first", lambda weight: False):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from benchmark import provenance
@@ -164,16 +165,24 @@ def side_by_side(
     context = multiprocessing.get_context("fork")
     start, results = context.Barrier(n), context.SimpleQueue()
     given = (way, target, device, threads, seconds, start, results)
-    children = [context.Process(target=_child, args=given, daemon=True) for _ in range(n)]
+    # Not daemons, which may have no children: the plain reference's loader has some.
+    children = [context.Process(target=_child, args=given) for _ in range(n)]
     for child in children:
         child.start()
-    while any(child.is_alive() for child in children):
-        if any(child.exitcode for child in children):
-            raise UserError("a training of those side by side ended early; its reason is above")
-        time.sleep(0.05)
+    try:
+        while any(child.is_alive() for child in children):
+            _check_all(children)
+            time.sleep(0.05)
+        _check_all(children)
+    finally:
+        for child in children:  # those left would be waited for at the end of this process
+            child.kill()
+    return [results.get() for _ in children]
+
+
+def _check_all(children: Sequence[BaseProcess]) -> None:
     if any(child.exitcode for child in children):
         raise UserError("a training of those side by side ended early; its reason is above")
-    return [results.get() for _ in children]
 
 
 def main() -> None:

@@ -12,11 +12,12 @@ Of what is compiled only constants have types: Triton reads annotations as if th
 
 from diger.kernels.attention import ask, ask_back, asks, attend, attend_back, attends
 from diger.kernels.codes import relax, relax_back
-from diger.kernels.elements import drop, drop_add, relu_drop_
+from diger.kernels.elements import adamw_, drop, drop_add, relu_drop_
 from diger.kernels.levels import quantise, quantises
 from diger.kernels.rows import drop_add_norm, norm, norm_back, softmax, softmax_back
 
 __all__ = [
+    "adamw_",
     "ask",
     "ask_back",
     "asks",

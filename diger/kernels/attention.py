@@ -24,49 +24,70 @@ def _weights(q, k, bias, s, j):
     return value / tl.sum(value, 1)[:, None]
 
 
-@triton.jit(do_not_specialize=["t", "heads", "of_row", "of_head", "of_query", "of_key"])
-def _attend(
-    qkv, bias, out, key, t, heads, of_row, of_head, of_query, of_key,
-    CUT: tl.constexpr, HEAD: tl.constexpr, QUERIES: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit
+def _added(
+    bias, mask, row, head, i, j, t, of_row, of_head, of_query, of_key, of_mask,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
-    both = tl.program_id(0).to(tl.int64)
+    """What scores are added to, float32."""
+    bias += row * of_row + head * of_head
+    value = tl.load(bias + i * of_query + j * of_key, mask=(i < t) & (j < t), other=0.0)
+    if MASKED:
+        value += tl.load(mask + row * of_mask + j, mask=j < t, other=0.0)
+    return value.to(tl.float32)
+
+
+# The blocks of one head's queries are neighbours: what they read of its keys is read from memory
+# once.
+@triton.jit(do_not_specialize=["t", "heads", "of_row", "of_head", "of_query", "of_key", "of_mask"])
+def _attend(
+    qkv, bias, mask, out, key, t, heads, blocks, of_row, of_head, of_query, of_key, of_mask,
+    CUT: tl.constexpr, HEAD: tl.constexpr, QUERIES: tl.constexpr, BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    both = (tl.program_id(0) // blocks).to(tl.int64)
     row, head, width = both // heads, both % heads, heads * HEAD
-    i = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[:, None]
+    i = (tl.program_id(0) % blocks * QUERIES + tl.arange(0, QUERIES))[:, None]
     m, j = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
     c = tl.arange(0, HEAD)[None, :]
     qkv += row * t * 3 * width + head * HEAD
     q = tl.load(qkv + i * (3 * width) + c, mask=i < t, other=0.0)
     k = tl.load(qkv + width + m * (3 * width) + c, mask=m < t, other=0.0)
     v = tl.load(qkv + 2 * width + m * (3 * width) + c, mask=m < t, other=0.0)
-    bias += row * of_row + head * of_head
-    added = tl.load(bias + i * of_query + j * of_key, mask=(i < t) & (j < t), other=0.0)
-    weights = _weights(q, k, added.to(tl.float32), t, j)
+    added = _added(
+        bias, mask, row, head, i, j, t, of_row, of_head, of_query, of_key, of_mask, MASKED
+    )
+    weights = _weights(q, k, added, t, j)
     score = (both * t * t).to(tl.uint32) + (i * t + j).to(tl.uint32)
     read = tl.dot(where_kept(weights, score, key, CUT).to(v.dtype), v)
     tl.store(out + row * t * width + head * HEAD + (i * width + c), read, mask=i < t)
 
 
-@triton.jit(do_not_specialize=["t", "heads", "of_row", "of_head", "of_query", "of_key"])
+@triton.jit(do_not_specialize=["t", "heads", "of_row", "of_head", "of_query", "of_key", "of_mask"])
 def _attend_back(
-    grad, qkv, bias, out, by_score, kept_out, key, t, heads, of_row, of_head, of_query, of_key,
+    grad, qkv, bias, mask, out, by_score, kept_out, key, t, heads, blocks, of_row, of_head,
+    of_query, of_key, of_mask,
     CUT: tl.constexpr, HEAD: tl.constexpr, QUERIES: tl.constexpr, BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
-    both = tl.program_id(0).to(tl.int64)
+    both = (tl.program_id(0) // blocks).to(tl.int64)
     row, head, width = both // heads, both % heads, heads * HEAD
-    i = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[:, None]
+    i = (tl.program_id(0) % blocks * QUERIES + tl.arange(0, QUERIES))[:, None]
     m, j = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
     c = tl.arange(0, HEAD)[None, :]
     first, of_scores = row * t * 3 * width + head * HEAD, both * t * t
     qkv, out, grad = qkv + first, out + first, grad + row * t * width + head * HEAD
-    bias, by_score = bias + row * of_row + head * of_head, by_score + of_scores
+    by_score += of_scores
     of_queries, of_keys = i * (3 * width) + c, m * (3 * width) + width + c
     q = tl.load(qkv + of_queries, mask=i < t, other=0.0)
     k = tl.load(qkv + of_keys, mask=m < t, other=0.0)
     v = tl.load(qkv + of_keys + width, mask=m < t, other=0.0)
     back = tl.load(grad + i * width + c, mask=i < t, other=0.0)
     at, there = i * t + j, (i < t) & (j < t)
-    added = tl.load(bias + i * of_query + j * of_key, mask=there, other=0.0)
-    weights = _weights(q, k, added.to(tl.float32), t, j)
+    added = _added(
+        bias, mask, row, head, i, j, t, of_row, of_head, of_query, of_key, of_mask, MASKED
+    )
+    weights = _weights(q, k, added, t, j)
     score = of_scores.to(tl.uint32) + at.to(tl.uint32)
     kept = where_kept(weights, score, key, CUT).to(v.dtype)
     by_weight = where_kept(tl.dot(back, tl.trans(v)), score, key, CUT)
@@ -85,10 +106,11 @@ def _attend_back_keys(
     grad, qkv, out, by_score, kept, t, heads,
     HEAD: tl.constexpr, QUERIES: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    both = tl.program_id(0).to(tl.int64)
+    both = (tl.program_id(0) // BLOCKS).to(tl.int64)
     row, head, width = both // heads, both % heads, heads * HEAD
-    j = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[None, :]
-    m = (tl.program_id(1) * QUERIES + tl.arange(0, QUERIES))[:, None]
+    first_key = tl.program_id(0) % BLOCKS * QUERIES
+    j = (first_key + tl.arange(0, QUERIES))[None, :]
+    m = (first_key + tl.arange(0, QUERIES))[:, None]
     c = tl.arange(0, HEAD)[None, :]
     first = row * t * 3 * width + head * HEAD
     qkv, out, grad = qkv + first, out + first, grad + row * t * width + head * HEAD
@@ -173,19 +195,29 @@ def _blocks(t: int) -> tuple[int, int, int]:
     return queries, keys, triton.cdiv(t, queries)
 
 
-def attend(qkv: Tensor, bias: Tensor, keep: Tensor | None, scale: float, heads: int) -> Tensor:
+def attend(
+    qkv: Tensor,
+    bias: Tensor,
+    keep: Tensor | None,
+    scale: float,
+    heads: int,
+    mask: Tensor | None = None,
+) -> Tensor:
     """Self-attention of q, k, v, [B T, 3 I], each head beside the other: what is read, [B T, I].
 
-    bias: [B or 1, H, T, T], added to the scores. keep: of the weights, [B, H, T, T].
+    bias: [B or 1, H, T, T], added to the scores. keep: of the weights, [B, H, T, T]. mask: float32
+    [B, 1, 1, T], added to them, too, so that the bias need not be there for each row.
     """
     assert qkv.is_contiguous()
     t, width = bias.shape[-1], qkv.shape[1] // 3
     b, (queries, keys, blocks) = len(qkv) // t, _blocks(t)
     bias, (key, cut) = bias.expand(b, heads, t, t), key_of(keep, scale, qkv)
+    mask, masked = _mask_of(mask, bias)
     out = qkv.new_empty(len(qkv), width)
-    _attend[b * heads, blocks](
-        qkv, bias, out, key, t, heads, *bias.stride(),
-        CUT=cut, HEAD=width // heads, QUERIES=queries, BLOCK=keys, num_warps=4 if keys <= 64 else 8,
+    _attend[b * heads * blocks,](
+        qkv, bias, mask, out, key, t, heads, blocks, *bias.stride(), mask.stride(0),
+        CUT=cut, HEAD=width // heads, QUERIES=queries, BLOCK=keys, MASKED=masked,
+        num_warps=4 if keys <= 64 else 8,
     )  # fmt: skip
     return out
 
@@ -198,6 +230,7 @@ def attend_back(
     scale: float,
     heads: int,
     by_score: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients at q, k, v, [B T, 3 I], and at the scores, [B, H, T, T], given that at what
     ``attend`` read. by_score: where the latter are to go, in the type of q."""
@@ -210,17 +243,28 @@ def attend_back(
     assert by_score.is_contiguous()
     assert by_score.dtype == qkv.dtype
     kept = by_score if queries == keys else torch.empty_like(by_score)
-    _attend_back[b * heads, blocks](
-        grad, qkv, bias, out, by_score, kept, key, t, heads, *bias.stride(),
-        CUT=cut, HEAD=width // heads, QUERIES=queries, BLOCK=keys, num_warps=4 if keys <= 32 else 8,
+    mask, masked = _mask_of(mask, bias)
+    _attend_back[b * heads * blocks,](
+        grad, qkv, bias, mask, out, by_score, kept, key, t, heads, blocks, *bias.stride(),
+        mask.stride(0), CUT=cut, HEAD=width // heads, QUERIES=queries, BLOCK=keys, MASKED=masked,
+        num_warps=4 if keys <= 32 else 8,
     )  # fmt: skip
     if queries < keys:
         blocks = triton.cdiv(t, WHOLE)
-        _attend_back_keys[b * heads, blocks](
+        _attend_back_keys[b * heads * blocks,](
             grad, qkv, out, by_score, kept, t, heads,
             HEAD=width // heads, QUERIES=WHOLE, BLOCKS=blocks,
         )  # fmt: skip
     return out, by_score
+
+
+def _mask_of(mask: Tensor | None, bias: Tensor) -> tuple[Tensor, bool]:
+    """The mask, and whether there is one; where there is none, any tensor."""
+    if mask is None:
+        return bias, False
+    assert mask.shape == (len(bias), 1, 1, bias.shape[-1])
+    assert mask.stride(-1) == 1 or mask.shape[-1] == 1
+    return mask, True
 
 
 def asks(memory: Tensor, heads: int, t: int) -> bool:

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 8192  # numbers of float64 that a block holds
-LARGE = 2 * TILE  # that it holds at most
+TILE = 4096  # numbers of float64 that a block holds
+LARGE = 4 * TILE  # that it holds at most
 PARTS, SOME = 64, 8  # most blocks, each of which reads what all have added up, so many at a time
 
 
@@ -145,7 +145,7 @@ def quantises(n: int, k: int, d: int) -> bool:
     """Whether ``quantise`` has room for so many rows, codes and numbers of each."""
     width, wide = _sizes(k, d)
     widest = max(width, wide)
-    return widest <= TILE // SOME and _rows(n, widest) * widest <= LARGE
+    return widest <= LARGE // 16 and _rows(n, widest) * widest <= LARGE
 
 
 def _sizes(k: int, d: int) -> tuple[int, int]:
@@ -169,7 +169,7 @@ def quantise(latent: Tensor, codebooks: Tensor, balance: tuple[float, int] | Non
     tile = _rows(n, max(width, wide))
     blocks = triton.cdiv(n, tile)
     sizes = {"K": k, "WIDTH": width, "ROWS": tile, "BLOCKS": blocks}
-    warps = 8 if tile * max(width, wide) <= TILE else 16
+    warps = 8 if tile * max(width, wide) < LARGE else 16
     taken = {"D": d, "WIDE": wide, "num_warps": warps} | sizes
     residuals = latent.new_empty(m + 1, n, d)
     residuals[0].copy_(latent)
