@@ -223,6 +223,8 @@ def beam_search(
         log_p = (states @ model.tables[depth].T).log_softmax(-1)
         beams_before = state.scores.shape[1]
         state, parent = _expand(log_p, state, config.beams, constraint, depth, seen)
+        if depth == model.length - 1:
+            break  # nothing reads the cache any more
         rows = (torch.arange(b, device=device)[:, None] * beams_before + parent).flatten()
         for layer in cache:
             layer.select(rows)

@@ -43,6 +43,7 @@ class Graphs:
         self.seconds = 0.0
         self._graphs: dict[Hashable, Recording] = {}
         self._pool: Any = None
+        self._side: Any = None
         self._collected = False
 
     def run(self, key: Hashable, step: Callable[[], None]) -> None:
@@ -106,7 +107,8 @@ class Graphs:
         return len(self._graphs)
 
     def _warm(self, step: Callable[[], None]) -> None:
-        side = torch.cuda.Stream()
+        # Always the same: what a stream frees is kept for that stream alone.
+        side = self._side = self._side or torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             self.warm_up(step)

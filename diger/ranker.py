@@ -43,9 +43,10 @@ class Ranker:
             return self.config.batch_size
         model, tokens = self.generator.seq2seq.config, width * self.generator.length
         attention = 4 * model.heads * tokens**2  # scores, bias and what softmax makes of them
-        memory = 2 * model.layers * model.heads * model.d_head * tokens
+        of_token = 2 * model.layers * model.heads * model.d_head  # keys and values
+        cached = of_token * (tokens + self.config.beams * self.generator.length)
         search = 6 * self.config.beams * self.trie.codebook_size
-        return max(1, min(GPU_BATCH, GPU_NUMBERS // (attention + memory + search)))
+        return max(1, min(GPU_BATCH, GPU_NUMBERS // (attention + cached + search)))
 
     @torch.no_grad()
     def lists(

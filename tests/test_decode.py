@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
+from diger import ranker
 from diger.decode import DecodeConfig, Trie, beam_search, sort_lists
 from diger.generator import Batch, Generator
+from diger.ranker import Ranker
 from diger.semantic_ids import add_suffix
 from diger.seq2seq import ModelConfig
 
@@ -177,3 +183,25 @@ def test_free_search_at_catalogue_size_finds_what_exists(beams: int) -> None:
     known = dict(zip(bound.items[0].tolist(), bound.scores[0].tolist(), strict=True))
     for item, score in zip(free.items[0].tolist(), free.scores[0].tolist(), strict=True):
         assert item < 0 or known.get(item, score) == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 9, 50])
+def test_a_batch_of_a_gpu_holds_what_its_bound_says(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one item or of many, whose memory is the beams' caches or the attention's. Long ones,
+    whose scores torch may never write down, take less."""
+    monkeypatch.setattr(ranker, "GPU_NUMBERS", 1 << 24)
+    torch.manual_seed(0)
+    model = Generator(3, 256, ModelConfig(6, 128, 512, 4, 64)).eval()
+    sids = torch.cat([torch.randint(256, (300, 3)), torch.arange(300)[:, None] % 256], 1)
+    trie, config = Trie(sids, 256), DecodeConfig()
+    rows: Any = SimpleNamespace(device="cuda")
+    users = Ranker(model, trie, rows, config)._fitting(width)
+    history = torch.randint(300, (users, width))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        beam_search(model, history, torch.ones_like(history, dtype=torch.bool), trie, config)
+    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    events.sort(key=lambda event: event.start_ns())
+    held = np.cumsum([event.nbytes() for event in events])
+    assert 0.5 < held.max() / 4 / (1 << 24) < 1.25

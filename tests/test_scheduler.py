@@ -287,8 +287,8 @@ def room_of(
 @pytest.mark.parametrize(
     ("arguments", "cores", "jobs", "on_a", "on_b"),
     [
-        ([], 32, 32, 6, 3),  # 36 and 18 GB at 6 GB a cell
-        (["--jobs-per-gpu", "auto"], 32, 32, 6, 3),
+        ([], 32, 32, 4, 2),  # 36 and 18 GB at 8 GB a cell
+        (["--jobs-per-gpu", "auto"], 32, 32, 4, 2),
         ([], 4, 4, 2, 2),
         (["--jobs", "3"], 32, 3, 2, 1),
         (["--jobs", "9"], 4, 4, 2, 2),  # each needs a core to drive its GPU
