@@ -19,7 +19,7 @@ from benchmark.config import CONF
 from benchmark.errors import UserError
 from benchmark.execution import Execution, ExecutionChoice, begin, faster_products
 from benchmark.selection import collect, folders_below
-from benchmark.speed import profile, reporting, scaling, together, tokenizer
+from benchmark.speed import joined, profile, reporting, scaling, together, tokenizer
 from benchmark.speed.__main__ import Session, arguments, main
 from benchmark.speed.processes import watch
 from benchmark.speed.report import write_report
@@ -165,6 +165,56 @@ def test_parts_of_one_commit_are_collected(tmp_path: Path, monkeypatch: pytest.M
         with monkeypatch.context() as patch:
             patch.setattr(provenance, "git_state", lambda output, new=change: state | new)
             assert session(tmp_path, "items").facts["parts"] == {}
+
+
+def test_parts_of_several_commits_are_joined_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for letter, parts in (("a", ["users", "items"]), ("b", ["items", "tokenizer"])):
+        state: dict[str, Any] = {"commit": letter * 40, "dirty": None}
+        monkeypatch.setattr(provenance, "git_state", lambda output, state=state: state)
+        run = session(tmp_path / letter, "users")
+        rows = {
+            "users": {"users": 1, "rows": 1, "ms_per_step": 1.0, "epoch_seconds": 1.0,
+                      "order_seconds": 1.0, "validation_seconds": 1.0},
+            "items": {"items": 1, "ms_per_step": 1.0, "ms_per_user": 1.0, "trie_seconds": 1.0,
+                      "refresh_seconds": 1.0, "peak_memory_bytes": 1},
+            "tokenizer": {"items": 1, "train_assignment": letter, "steps_per_second": 1.0,
+                          "epoch_seconds": 1.0},
+        }  # fmt: skip
+        run.facts["parts"] = {part: [rows[part]] for part in parts}
+        run.save()
+        files.append(str(tmp_path / letter / f"{run.name}.json"))
+    out = tmp_path / "joined"
+    joined.main(["--out", str(out), *files])
+    (page,) = out.glob("*.md")
+    text = page.read_text()
+    assert f"Commit {'a' * 12};" in text
+    assert text.count("Measured at commit") == text.count(f"Measured at commit {'b' * 12}") == 1
+    assert text.index("Codes in training") < text.index("Measured at commit")
+    again = tmp_path / "again"  # what was joined before keeps its sources; named parts come first
+    joined.main(["--out", str(again), f"{files[1]}:items", str(page.with_suffix(".json"))])
+    (found,) = (json.loads(path.read_text()) for path in again.glob("*.json"))
+    assert set(found["parts"]) == {"items", "users", "tokenizer"}
+    commits = {part: source["git"]["commit"][0] for part, source in found["sources"].items()}
+    assert commits == {"users": "a"}
+    capsys.readouterr()
+    other = json.loads(Path(files[0]).read_text())
+    other["device"]["name"] = "another"
+    Path(files[0]).write_text(json.dumps(other))
+    (tmp_path / "text.json").write_text("[]")
+    for given, message in (
+        (files, "differ in device"),
+        ([f"{files[1]}:users"], "no part 'users'"),
+        ([str(tmp_path / "text.json")], "no result of"),
+        ([str(tmp_path / "none.json")], "cannot read"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            joined.main(["--out", str(tmp_path / "never"), *given])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "never").exists()
 
 
 def test_rows_are_kept_whatever_comes_after_them(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ def write_report(facts: dict[str, Any], folder: Path, name: str) -> list[Path]:
     """Write ``<name>.md`` and, of what there is to draw, ``<name>-items`` and ``<name>-users``."""
     command = facts["command"]
     parts = facts["parts"]
-    tables = [make(parts[part], facts) for part, make in TABLES.items() if parts.get(part)]
+    tables = [
+        _sourced(make(parts[part], facts), facts.get("sources", {}).get(part))
+        for part, make in TABLES.items()
+        if parts.get(part)
+    ]
     tables += [table] if (table := bounds_table(facts)) is not None else []
     bodies = [f"{table.markdown_body()}\n\n{table.caption}\n" for table in tables]
     page = folder / f"{name}.md"
@@ -32,14 +37,25 @@ def write_report(facts: dict[str, Any], folder: Path, name: str) -> list[Path]:
     return [page, *(path for d in drawings for path in save(d, folder, command))]
 
 
+def _sourced(table: Table, source: dict[str, Any] | None) -> Table:
+    """With the commit that it was measured at, where that is not the report's; see ``joined``."""
+    if source is None:
+        return table
+    where = f"Measured at commit {_commit(source['git'])}, {source['started']}."
+    return replace(table, caption=f"{table.caption} {where}")
+
+
+def _commit(git: dict[str, Any]) -> str:
+    return (git["commit"] or "no commit")[:12] + (" and changes to it" if git["dirty"] else "")
+
+
 def _head(facts: dict[str, Any]) -> str:
-    device, git, versions = facts["device"], facts["git"], facts["versions"]
-    commit = (git["commit"] or "no commit")[:12] + (" and changes to it" if git["dirty"] else "")
+    device, versions = facts["device"], facts["versions"]
     lines = [
         f"# Speed on {device['name']} ({device['kind']}, CPU threads a process: "
         f"{device['threads']})",
         "",
-        f"Commit {commit}; torch {versions['torch']}, Python {versions['python']}; "
+        f"Commit {_commit(facts['git'])}; torch {versions['torch']}, Python {versions['python']}; "
         f"{facts['started']}; `{facts['command']}`. "
         f"Execution unless a row says otherwise: {_words(facts['execution'])}.",
     ]
