@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diger.checks import SettingError, above, at_least, one_of
@@ -154,6 +155,7 @@ class Estimator(nn.Module):
         generator: torch.Generator | None,
         cached_nxm: Tensor | None = None,
         weight_n: Tensor | None = None,
+        there: int | None = None,
     ) -> SoftCodes:
         """Soft codes of n items; without a generator there is no noise (inference).
 
@@ -161,6 +163,8 @@ class Estimator(nn.Module):
             cached_nxm: int64, the items' codes of the last refresh, for estimators that read them.
             weight_n: what each item counts in the means, summing to 1: 0 for those that only fill
                 a fixed number; None: all the same.
+            there: how many are no such filling, where they come first: it takes no noise, so that
+                what all others get does not depend on how much of it there is. None: all.
         """
         residual = latent_nxD
         quantized = torch.zeros_like(latent_nxD)
@@ -170,7 +174,7 @@ class Estimator(nn.Module):
             logits = nearness(residual, codebook) / self.unit[level]
             nearest.append(logits.detach().argmax(-1))
             cached = None if cached_nxm is None else cached_nxm[:, level]
-            y = self.relax(logits, level, generator, cached)
+            y = self.relax(logits, level, generator, cached, there)
             chosen = y @ codebook
             unit = self.unit[level] if self.logit_scale == "latent" else 1.0
             vq = vq + quantisation_loss(chosen, residual, beta, weight_n) / unit
@@ -188,6 +192,7 @@ class Estimator(nn.Module):
         level: int,
         generator: torch.Generator | None,
         cached_n: Tensor | None,
+        there: int | None = None,
     ) -> Tensor:
         """y_l [n, K]: exactly one-hot in value, the gradient of the soft codes."""
         if generator is not None:
@@ -196,7 +201,10 @@ class Estimator(nn.Module):
                 return relaxed(
                     logits_nxK, scale, draw_keys(logits_nxK, 1, generator), float(self.tau)
                 )
-            logits_nxK = logits_nxK + scale * sample_gumbel(logits_nxK, generator)
+            noise = sample_gumbel(logits_nxK[:there], generator)
+            if filling := len(logits_nxK) - len(noise):
+                noise = F.pad(noise, (0, 0, 0, filling))
+            logits_nxK = logits_nxK + scale * noise
         soft = (logits_nxK / self.temperature()).softmax(-1)
         codes = self.forward_codes(logits_nxK, cached_n)
         return straight_through(soft, codes)

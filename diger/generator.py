@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     mask: bool [B, T]. target: int64 [B], into the distinct items.
     sids: int64 [n, m + 1], the distinct items' current semantic IDs.
     present: bool [n], which of the items are there and do not only fill a fixed number; None: all.
+    there: how many they are, where they come first and the host knows it; None: it does not.
     """
 
     history: Tensor
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
     target: Tensor
     sids: Tensor
     present: Tensor | None = None
+    there: int | None = None
 
     @property
     def weight(self) -> Tensor | None:

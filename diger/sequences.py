@@ -79,6 +79,7 @@ class RowReader:
         width: int | None = None,
         capacity: int | None = None,
         apart: bool = False,
+        unit: int = 1,
     ) -> tuple[Batch, Tensor]:
         """The rows as indices into their distinct items, and those items' ids, int64 [n].
 
@@ -90,6 +91,7 @@ class RowReader:
                 n_items on it is the whole catalogue. None: the items that there are, sorted.
             apart: look for no items that are there twice: every place of the batch stands for
                 itself, n = B (T + 1). Where nothing is tokenised, that is cheaper.
+            unit: without a capacity, make n a multiple of this in the same way.
         """
         positions = self.on_device(positions)
         width = int(self.lengths(positions).max()) if width is None else width
@@ -98,15 +100,20 @@ class RowReader:
         # Padding points at the row's own target, so that it adds no item to the batch.
         history = torch.where(mask, history, target[:, None])
         tokens = torch.cat([history.flatten(), target])
-        present = None
+        present, there = None, None
         if apart:
             distinct, index = tokens, torch.arange(len(tokens), device=self.device)
         elif capacity is None:
             distinct, index = tokens.unique(return_inverse=True)
+            if unit > 1:
+                there, filling = len(distinct), distinct.new_zeros(-len(distinct) % unit)
+                distinct = torch.cat([distinct, filling])
+                present = torch.arange(len(distinct), device=self.device) < there
         else:
             distinct, index, present = distinct_items(tokens, len(sids_NxL), capacity)
         rows = index[: history.numel()].view_as(history)
-        batch = Batch(rows, mask, index[history.numel() :], sids_NxL[distinct], present)
+        target = index[history.numel() :]
+        batch = Batch(rows, mask, target, sids_NxL[distinct], present, there)
         return batch, distinct
 
     def epoch(

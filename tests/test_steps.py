@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 import diger.estimators
 import diger.steps
+import diger.trainer
 from diger.checks import SettingError
 from diger.decode import DecodeConfig
 from diger.generator import Generator
@@ -119,20 +120,30 @@ def test_distinct_items_in_a_fixed_number_are_the_distinct_ones(seed: int) -> No
     assert present.nonzero().flatten().equal(want)
 
 
-@pytest.mark.parametrize("capacity", [24, 29, N_ITEMS], ids=["padded", "nearly all", "catalogue"])
+@pytest.mark.parametrize(
+    ("capacity", "unit"),
+    [(24, 1), (29, 1), (N_ITEMS, 1), (None, 64)],
+    ids=["padded", "nearly all", "catalogue", "multiple"],
+)
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
 def test_filling_up_changes_neither_loss_nor_gradient(
-    name: str, capacity: int, noise_by_item: Callable[[Tensor], None]
+    name: str,
+    capacity: int | None,
+    unit: int,
+    noise_by_item: Callable[[Tensor], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The batch's distinct items, padded, or the whole catalogue: the same gradients."""
-    found = []
-    for size in (None, capacity):
+    found, counts = [], []
+    for size, multiple in ((None, 1), (capacity, unit)):
+        monkeypatch.setattr(diger.trainer, "DISTINCT_UNIT", multiple)
         trainer = make_trainer(name)
         trainer.modules.eval()
         positions = trainer.data.train_positions[:6]
         width = int(trainer.rows.lengths(trainer.rows.on_device(positions)).max())
         batch, distinct = trainer.read(positions, width + (size is not None), size)
         noise_by_item(distinct)
+        counts.append(len(distinct))
         parts, soft = trainer.losses(batch, distinct)
         parts["total"].backward()
         if soft is not None:
@@ -140,6 +151,8 @@ def test_filling_up_changes_neither_loss_nor_gradient(
         grads = {n: p.grad for n, p in trainer.modules.named_parameters() if p.grad is not None}
         buffers = dict(trainer.modules.named_buffers())
         found.append((parts, grads, buffers))
+    if trainer.estimator.trains_tokenizer:
+        assert counts[0] < counts[1] == (capacity or unit)
     (parts, grads, buffers), (padded_parts, padded_grads, padded_buffers) = found
     for key, value in parts.items():
         torch.testing.assert_close(padded_parts[key], value, atol=1e-5, rtol=1e-5)
