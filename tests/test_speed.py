@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,35 @@ def test_those_side_by_side_may_have_processes_of_their_own(
     target = Target("smoke", "ml-100k-150u", "tiger")
     found = together.side_by_side("suite", target, "cpu", 1, 1.0, 2)
     assert found == [{"steps_per_second": 1.0}] * 2
+
+
+def test_on_a_gpu_what_has_a_bound_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one service for all of them, where there is one."""
+    made: list[tuple[str, int, dict[str, str]]] = []
+
+    def run(target: Target, device: str, threads: int, seconds: float, n: int, way: str,
+            environment: dict[str, str]) -> list[dict[str, Any]]:  # fmt: skip
+        made.append((way, n, environment))
+        each = {"steps_per_second": 10.0 if n == 1 else 5.0, "peak_device_bytes": 7}
+        return [each] * n
+
+    @contextmanager
+    def service() -> Iterator[dict[str, str]]:
+        yield {"CUDA_MPS_PIPE_DIRECTORY": "somewhere"}
+
+    monkeypatch.setattr(together, "_run", run)
+    monkeypatch.setattr(together, "mps", service)
+    monkeypatch.setattr(together, "default_jobs", lambda: 16)
+    target = Target("paper", "beauty/keyphrases", "diger_frqud")
+    for installed in (None, "/bin/true"):
+        monkeypatch.setattr(shutil, "which", lambda name, found=installed: found)
+        made.clear()
+        rows = list(together.measure(target, "cuda", 1, 3.0))
+        ways = [("suite", 1), *([("suite, MPS", 8)] if installed else []), ("suite", 8)]
+        assert [(row["way"], row["processes"]) for row in rows] == ways
+        assert [row["over_one"] for row in rows] == [1.0, *[4.0] * (len(ways) - 1)]
+        assert {row["over_plain"] for row in rows} == {None}
+        assert [bool(environment) for _, _, environment in made] == ["MPS" in w for w, _ in ways]
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -30,7 +29,7 @@ from benchmark.speed.ways import PLAIN, SUITE, WITH_BF16, WITH_MPS
 
 MPS = "nvidia-cuda-mps-control"
 ON_A_GPU = (1, 8)  # a process takes seconds to start, and a node may be there for ten minutes
-GPU_WARM_UP = 300
+GPU_WARM_UP = 100  # the first one records all lengths
 
 
 def counts(device: str) -> Sequence[int]:
@@ -42,16 +41,17 @@ def counts(device: str) -> Sequence[int]:
 
 
 def measure(target: Target, device: str, threads: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """For each number of processes: steps a second of all together, over those of one, and over
-    those of the plain reference, which has the whole device, and all of its cores, for itself."""
-    runs = [(PLAIN, 1, default_jobs() if device == "cpu" else threads)]
-    runs += [(SUITE, n, threads) for n in counts(device)]
+    """For each number of processes: steps a second of all together, over those of one, and on a
+    CPU over those of the plain reference, which has all of its cores for itself. (On a GPU a step
+    is compared with the plain one where steps are timed.)"""
+    runs = [(SUITE, n, threads) for n in counts(device)]
     if device == "cpu":
         runs += [(WITH_BF16, n, threads) for n in counts(device)]
+        runs.insert(0, (PLAIN, 1, default_jobs()))
     elif shutil.which(MPS):
         # Before those without: a node may be there for minutes, and this is the faster way.
-        runs[2:2] = [(WITH_MPS, n, threads) for n in counts(device) if n > 1]
-    plain, alone = math.nan, dict[str, float]()
+        runs[1:1] = [(WITH_MPS, n, threads) for n in counts(device) if n > 1]
+    plain, alone = None, dict[str, float]()
     failed: UserError | None = None
     for way, n, each in runs:
         with ExitStack() as stack:
@@ -75,7 +75,7 @@ def measure(target: Target, device: str, threads: int, seconds: float) -> Iterat
             "way": way, "processes": n, "threads": each, "steps_per_second": total,
             # One process by itself is the same with and without NVIDIA's service.
             "over_one": total / alone[way if way in alone else SUITE],
-            "over_plain": total / plain,
+            "over_plain": None if plain is None else total / plain,
             "peak_device_bytes": sum(c["peak_device_bytes"] or 0 for c in found) or None,
         }  # fmt: skip
     if failed is not None:
