@@ -163,8 +163,8 @@ class Estimator(nn.Module):
             cached_nxm: int64, the items' codes of the last refresh, for estimators that read them.
             weight_n: what each item counts in the means, summing to 1: 0 for those that only fill
                 a fixed number; None: all the same.
-            there: how many are no such filling, where they come first: it takes no noise, so that
-                what all others get does not depend on how much of it there is. None: all.
+            there: how many are no such filling, where they come first: noise is drawn for them
+                alone, so that it does not depend on how much filling there is. None: for all.
         """
         residual = latent_nxD
         quantized = torch.zeros_like(latent_nxD)

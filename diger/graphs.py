@@ -70,8 +70,8 @@ class Graphs:
     ) -> None:
         """Have recordings of all of these, made in their order.
 
-        All are warmed up before the first is recorded, and what that leaves free goes back to the
-        device: a warm-up takes as much memory as its recording, which keeps it for good.
+        All are warmed up before the first is recorded, behind which torch gives what is free back
+        to the device: a warm-up takes as much memory as its recording, which keeps it for good.
 
         Args:
             ready: called with its key before a step is warmed up.
@@ -86,7 +86,6 @@ class Graphs:
                     if ready is not None:
                         ready(key)
                     self._warm(step)
-                self._give_back()
                 for key, step in missing.items():
                     self._graphs[key] = self._record(step)
         except torch.OutOfMemoryError:
@@ -113,10 +112,6 @@ class Graphs:
         with torch.cuda.stream(side):
             self.warm_up(step)
         torch.cuda.current_stream().wait_stream(side)
-
-    def _give_back(self) -> None:
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
 
     def _record(self, step: Callable[[], None]) -> Recording:
         stream = torch.cuda.current_stream()

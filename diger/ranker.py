@@ -13,9 +13,9 @@ from diger.decode import DecodeConfig, Trie, beam_search
 from diger.generator import Generator
 from diger.sequences import Phase, RowReader
 
-#: Numbers that a batch on a GPU may hold at a time, a bound on memory (1 GB of float32). There a
+#: Numbers that a batch on a GPU may hold at a time, a bound on memory (2 GB of float32). There a
 #: batch of the size that suits a CPU would wait for its launches.
-GPU_NUMBERS = 1 << 28
+GPU_NUMBERS = 1 << 29
 GPU_BATCH = 4096  # and most users
 
 

@@ -141,7 +141,7 @@ class Trainer:
     ) -> tuple[Batch, Tensor]:
         """The rows at ``positions`` and the ids of their items; see ``RowReader.batch``."""
         apart = not self.estimator.trains_tokenizer
-        unit = DISTINCT_UNIT
+        unit = DISTINCT_UNIT if self.device == "cpu" else 1
         return self.rows.batch(positions, self.sids_on_device, width, capacity, apart, unit)
 
     def update(self, batch: Batch, distinct: Tensor) -> dict[str, Tensor]:

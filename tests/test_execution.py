@@ -35,7 +35,8 @@ def test_what_a_step_frees_is_kept_for_the_next_one() -> None:
     ]
     pages = 4 * (7 << 20) / resource.getpagesize()
     assert faults[0] < 0.02 * pages
-    assert faults[1] > 0.5 * pages  # or there is nothing to keep
+    # Or there is nothing to keep: in some of the steps glibc kept it by itself, in others it did not.
+    assert faults[1] > 0.2 * pages
 
 
 def test_another_c_library_keeps_what_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -527,6 +527,10 @@ def test_the_check_for_a_gpu_finds_what_is_wrong(
     monkeypatch.setattr(functional, "self_attention", off)
     found = {what: worst > limit for what, worst, limit in check.checks("cpu")}
     assert [what for what, wrong in found.items() if wrong] == ["self_attention (3, 4, 12) float32"]
+    by_kernel = kernels.adamw_
+    monkeypatch.setattr(kernels, "adamw_", lambda *given: by_kernel(*given[:-2], 0.01, given[-1]))
+    found = {what: worst > limit for what, worst, limit in check.checks_of_steps("cpu")}
+    assert found == {"AdamW's steps, decay 0": True, "AdamW's steps, decay 0.05": True}
 
 
 def test_the_check_for_a_gpu_allows_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:

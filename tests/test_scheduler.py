@@ -287,7 +287,7 @@ def room_of(
 @pytest.mark.parametrize(
     ("arguments", "cores", "jobs", "on_a", "on_b"),
     [
-        ([], 32, 32, 4, 2),  # 36 and 18 GB at 8 GB a cell
+        ([], 32, 32, 4, 2),  # 36 and 18 GB at 9 GB a cell
         (["--jobs-per-gpu", "auto"], 32, 32, 4, 2),
         ([], 4, 4, 2, 2),
         (["--jobs", "3"], 32, 3, 2, 1),

@@ -215,6 +215,7 @@ def test_parts_of_several_commits_are_joined_and_say_so(
                           "epoch_seconds": 1.0},
         }  # fmt: skip
         run.facts["parts"] = {part: [rows[part]] for part in parts}
+        run.facts["skipped"] = {"recbole": letter, "users": "in time for the other", letter: "why"}
         run.save()
         files.append(str(tmp_path / letter / f"{run.name}.json"))
     out = tmp_path / "joined"
@@ -224,6 +225,8 @@ def test_parts_of_several_commits_are_joined_and_say_so(
     assert f"Commit {'a' * 12};" in text
     assert text.count("Measured at commit") == text.count(f"Measured at commit {'b' * 12}") == 1
     assert text.index("Codes in training") < text.index("Measured at commit")
+    skipped = [line for line in text.splitlines() if line.startswith("Not measured")]
+    assert skipped == ["Not measured: a: why", "Not measured: recbole: a", "Not measured: b: why"]
     again = tmp_path / "again"  # what was joined before keeps its sources; named parts come first
     joined.main(["--out", str(again), f"{files[1]}:items", str(page.with_suffix(".json"))])
     (found,) = (json.loads(path.read_text()) for path in again.glob("*.json"))
@@ -232,11 +235,15 @@ def test_parts_of_several_commits_are_joined_and_say_so(
     assert commits == {"users": "a"}
     capsys.readouterr()
     other = json.loads(Path(files[0]).read_text())
-    other["device"]["name"] = "another"
-    Path(files[0]).write_text(json.dumps(other))
+    for key, name in (("device", "name"), ("execution", "precision")):
+        changed = {**other, key: {**other[key], name: "another"}}
+        (tmp_path / f"{key}.json").write_text(json.dumps(changed))
     (tmp_path / "text.json").write_text("[]")
+    (tmp_path / "words.json").write_text(json.dumps(other | {"device": "a word"}))
     for given, message in (
-        (files, "differ in device"),
+        ([files[1], str(tmp_path / "device.json")], "differ in device"),
+        ([files[1], str(tmp_path / "execution.json")], "differ in execution"),
+        ([str(tmp_path / "words.json")], "no result of"),
         ([f"{files[1]}:users"], "no part 'users'"),
         ([str(tmp_path / "text.json")], "no result of"),
         ([str(tmp_path / "none.json")], "cannot read"),

@@ -69,7 +69,7 @@ def noise_by_item(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], None]:
     def sample(like: Tensor, generator: torch.Generator) -> Tensor:
         nonlocal level
         level += 1
-        return table[level - 1][rows]
+        return table[level - 1][rows[: len(like)]]
 
     monkeypatch.setattr(diger.estimators, "sample_gumbel", sample)
     return use
@@ -281,8 +281,8 @@ def test_an_epochs_steps_are_recorded_ahead_the_widest_first(name: str) -> None:
     graphs = Graphs(trainer.steps._state)
 
     def record(step: Callable[[], None]) -> _Run:
-        # Whatever is recorded stays: what warm-ups took is free again before that.
-        assert done == ["warm-up"] * len(widths) + ["given back"]
+        # What is recorded keeps its memory: no warm-up is to need as much beside it.
+        assert done == ["warm-up"] * len(widths)
         recorded.append(len(trainer.steps.sums))
         with graphs.put_back():
             step()
@@ -296,7 +296,6 @@ def test_an_epochs_steps_are_recorded_ahead_the_widest_first(name: str) -> None:
 
     graphs._record = record  # type: ignore[method-assign, assignment]
     graphs._warm = warm  # type: ignore[method-assign]
-    graphs._give_back = lambda: done.append("given back")  # type: ignore[method-assign]
     trainer.steps.graphs = graphs
     widths = {trainer.steps._shape(rows)[0] for rows in drawn[0] if len(rows.positions) == 16}
     assert len(widths) > 2

@@ -122,9 +122,11 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 def self_attention(
     x: Tensor, norm: Tensor, qkv: Tensor, o: Tensor, bias: Tensor, position: Tensor,
-    keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int, *_: object,
+    keep_weights: Tensor | None, keep_out: Tensor | None, scale: float, heads: int,
+    links: object = None, part: object = None, mask: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     b, t = x.shape[:2]
+    bias = bias if mask is None else bias + mask
     q, k, v = (rms_norm(x, norm) @ qkv.T).view(b, t, 3, heads, -1).permute(2, 0, 3, 1, 4)
     scores = q @ k.transpose(-1, -2) + bias + (position - position.detach())
     weights = _kept(scores.softmax(-1), keep_weights, scale)

@@ -24,10 +24,10 @@ from benchmark.speed.report import write_report
 from benchmark.speed.target import file_name
 
 #: What two measurements must share to stand in one report.
-SAME = ("device", "versions")
+SAME = ("device", "versions", "execution")
 #: What is said of a part that was measured at another commit.
 SOURCE = ("git", "started", "command")
-READ = {*SAME, *SOURCE, "parts", "seconds", "skipped", "execution"}
+TABLES = (*SAME, "git", "parts", "seconds", "skipped")  # by name, each
 
 
 def joined(measured: Sequence[tuple[dict[str, Any], Sequence[str] | None]]) -> dict[str, Any]:
@@ -44,7 +44,10 @@ def joined(measured: Sequence[tuple[dict[str, Any], Sequence[str] | None]]) -> d
     for facts, names in measured:
         for key in SAME:  # a version that one of them does not name is no other one
             if any(facts[key][name] != head[key][name] for name in facts[key].keys() & head[key]):
-                raise UserError(f"the files differ in {key}: join those of one device and version")
+                raise UserError(
+                    f"the files differ in {key}: join those of one device, of the same versions "
+                    "and ways to run"
+                )
         for name in facts["parts"] if names is None else names:
             if name not in facts["parts"]:
                 there = ", ".join(sorted(facts["parts"])) or "none"
@@ -57,6 +60,10 @@ def joined(measured: Sequence[tuple[dict[str, Any], Sequence[str] | None]]) -> d
             source = facts.get("sources", {}).get(name, own)
             if source["git"] != head["git"]:
                 found["sources"][name] = source
+    for facts, names in measured:  # what is still missing, and why it was
+        for what, why in facts["skipped"].items() if names is None else ():
+            if what not in found["parts"]:
+                found["skipped"].setdefault(what, why)
     return found
 
 
@@ -71,7 +78,8 @@ def read(name: str) -> tuple[dict[str, Any], list[str] | None]:
         facts = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
-    if not (isinstance(facts, dict) and facts.keys() >= READ and isinstance(facts["parts"], dict)):
+    ours = isinstance(facts, dict) and facts.keys() >= {*TABLES, *SOURCE}
+    if not ours or not all(isinstance(facts[key], dict) for key in TABLES):
         raise UserError(f"{file} is no result of python -m benchmark.speed")
     return facts, parts.split(",") if colon else None
 

@@ -1,9 +1,10 @@
 """Whether a GPU's kernels compute what the CPU computes: ``python -m benchmark.speed.kernels``.
 
 Each block of the recommender, forwards and backwards, with dropout by the same keys, at lengths
-that take every road through ``diger.kernels``; residual quantisation; and the draws and the codes
-behind noise by themselves. A line each, with the largest relative error of its results; exit code 1
-if one is too large. Takes seconds, and is what to run first on a GPU that nobody has tried.
+that take every road through ``diger.kernels``; residual quantisation; the draws and the codes
+behind noise by themselves; and steps of the optimiser. A line each, with the largest relative error
+of its results; exit code 1 if one is too large. Takes a minute, most of it to compile, and is what
+to run first on a GPU that nobody has tried.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from diger import functional, positions
 from diger.codes import residual_quantisation
 from diger.gpu import kernels_for
 from diger.keep import cut, draw_keys, draws
+from diger.optimizer import FlatAdamW
 from diger.quantizer import Nearest, Sinkhorn, quantize
 from diger.residual import UNLINKED, Link, Links
 from diger.rqvae import RQVAE, RQVAEConfig
@@ -159,6 +161,30 @@ def checks(device: str) -> Iterator[tuple[str, float, float]]:
     yield "codes behind noise", float(apart), 1e-3  # near ties may fall either way
     yield "the gradient of positions", check_of_positions(device), LIMITS[torch.float32]
     yield from checks_of_levels(device)
+    yield from checks_of_steps(device)
+
+
+def checks_of_steps(device: str) -> Iterator[tuple[str, float, float]]:
+    """The same of what an optimiser's steps move, the first ones and those of long after."""
+    start, grads = torch.randn(10_000), [torch.randn(10_000) * 0.5**i for i in range(12)]
+    for decay in (0.0, 0.05):
+        moved = []
+        for kind, where in ((FlatAdamW, device), (torch.optim.AdamW, "cpu")):
+            weight = nn.Parameter(start.to(where, copy=True))
+            rate = torch.tensor(1e-3, device=where)
+            optimizer = kind(
+                [{"params": [weight], "lr": rate}], weight_decay=decay, fused=True,
+                capturable=where != "cpu",
+            )  # fmt: skip
+            for i, grad in enumerate(grads):
+                weight.grad = grad.to(where, copy=True)
+                if isinstance(optimizer, FlatAdamW):
+                    optimizer.gather()
+                optimizer.step()
+                for state in optimizer.state.values() if i == 6 else ():
+                    state["step"] += 3000
+            moved.append(weight.detach().cpu() - start)
+        yield f"AdamW's steps, decay {decay:g}", error(*moved), LIMITS[torch.float32]
 
 
 def checks_of_levels(device: str) -> Iterator[tuple[str, float, float]]:

@@ -165,7 +165,7 @@ def side_by_side(
     context = multiprocessing.get_context("fork")
     start, results = context.Barrier(n), context.SimpleQueue()
     given = (way, target, device, threads, seconds, start, results)
-    # Not daemons, which may have no children: the plain reference's loader has some.
+    # Not daemons, which may have no children, as the loader of a plain reference on a GPU has.
     children = [context.Process(target=_child, args=given) for _ in range(n)]
     for child in children:
         child.start()
