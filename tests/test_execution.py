@@ -16,13 +16,14 @@ import resource, sys, torch
 from benchmark.execution import Execution, begin
 if sys.argv[1] == "begun":
     begin(Execution(), "cpu")
-def step():
-    torch.ones(7 << 20)  # the largest that was ever asked for is what glibc returns each time
-for _ in range(3):
-    step()
+def step(i):
+    # What is larger than all before it is what glibc returns to the system.
+    torch.ones((7 << 20) + 4096 * i)
+for i in range(3):
+    step(i)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    step()
+for i in range(3, 13):
+    step(i)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 10)
 """
 
@@ -35,8 +36,7 @@ def test_what_a_step_frees_is_kept_for_the_next_one() -> None:
     ]
     pages = 4 * (7 << 20) / resource.getpagesize()
     assert faults[0] < 0.02 * pages
-    # Or there is nothing to keep: in some of the steps glibc kept it by itself, in others it did not.
-    assert faults[1] > 0.2 * pages
+    assert faults[1] > 0.5 * pages  # or there is nothing to keep
 
 
 def test_another_c_library_keeps_what_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:
