@@ -5,7 +5,8 @@
 writes ``<device>.json`` and its tables to FOLDER, with every part of the first file that has it, or
 of a file only the parts that are named behind it. A node with a GPU may be there for minutes, and a
 commit later: each table says at which commit its part was measured where that is not the first
-file's. Files of other devices or versions are refused. Bad input: one line, exit code 2.
+file's. Files of other devices, versions or ways to run are refused. Bad input: one line, exit code
+2.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def joined(measured: Sequence[tuple[dict[str, Any], Sequence[str] | None]]) -> d
         measured: facts, as ``benchmark.speed`` writes them, and the parts to take; None: all.
 
     Raises:
-        UserError: they are of several devices or versions, or a part is named that is not there.
+        UserError: they are of several devices, versions or ways to run, or a part is named that is
+            not there.
     """
     head = measured[0][0]
     found = {**head, "parts": {}, "seconds": {}, "skipped": {}, "sources": {}}
