@@ -194,7 +194,8 @@ class Estimator(nn.Module):
         cached_n: Tensor | None,
         there: int | None = None,
     ) -> Tensor:
-        """y_l [n, K]: exactly one-hot in value, the gradient of the soft codes."""
+        """y_l [n, K]: exactly one-hot in value, the gradient of the soft codes; ``there`` as of
+        ``tokenize``."""
         if generator is not None:
             scale = self.noise_scale(level)
             if self._in_one_launch(logits_nxK, scale):

@@ -127,11 +127,11 @@ class Steps:
     def _record_ahead(self, graphs: Graphs) -> None:
         """Record what the epoch's batches need, the widest first: the memory that it leaves has
         room for all others, while a wider one does not fit into what a narrower one left."""
-        ahead, self._ahead = self._ahead, {}
-        rows: dict[Hashable, Rows] = {shape: ahead[shape] for shape in sorted(ahead, reverse=True)}
-        steps: dict[Hashable, Callable[[], None]] = {
-            shape: partial(self._fixed_step, *shape) for shape in sorted(ahead, reverse=True)
-        }
+        rows: dict[Hashable, Rows] = {}
+        steps: dict[Hashable, Callable[[], None]] = {}
+        for shape in sorted(self._ahead, reverse=True):
+            rows[shape], steps[shape] = self._ahead[shape], partial(self._fixed_step, *shape)
+        self._ahead = {}
         graphs.record_all(steps, lambda shape: self._positions.copy_(rows[shape].positions))
 
     def _fixed_step(self, width: int, capacity: int) -> None:

@@ -239,11 +239,13 @@ def test_parts_of_several_commits_are_joined_and_say_so(
         changed = {**other, key: {**other[key], name: "another"}}
         (tmp_path / f"{key}.json").write_text(json.dumps(changed))
     (tmp_path / "text.json").write_text("[]")
+    (tmp_path / "nameless.json").write_text(json.dumps(other | {"device": {}}))
     (tmp_path / "words.json").write_text(json.dumps(other | {"device": "a word"}))
     for given, message in (
         ([files[1], str(tmp_path / "device.json")], "differ in device"),
         ([files[1], str(tmp_path / "execution.json")], "differ in execution"),
         ([str(tmp_path / "words.json")], "no result of"),
+        ([str(tmp_path / "nameless.json")], "no result of"),
         ([f"{files[1]}:users"], "no part 'users'"),
         ([str(tmp_path / "text.json")], "no result of"),
         ([str(tmp_path / "none.json")], "cannot read"),

@@ -5,8 +5,8 @@
 writes ``<device>.json`` and its tables to FOLDER, with every part of the first file that has it, or
 of a file only the parts that are named behind it. A node with a GPU may be there for minutes, and a
 commit later: each table says at which commit its part was measured where that is not the first
-file's. Files of other devices, versions or ways to run are refused. Bad input: one line, exit code
-2.
+file's. Files of other devices, versions or ways to run are refused. Bad input: exit code 2 and one
+line.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def read(name: str) -> tuple[dict[str, Any], list[str] | None]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
     ours = isinstance(facts, dict) and facts.keys() >= {*TABLES, *SOURCE}
-    if not ours or not all(isinstance(facts[key], dict) for key in TABLES):
+    ours = ours and all(isinstance(facts[key], dict) for key in TABLES)
+    if not ours or not facts["device"].keys() >= {"name", "kind", "threads"}:
         raise UserError(f"{file} is no result of python -m benchmark.speed")
     return facts, parts.split(",") if colon else None
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 TILE = 4096  # numbers of float64 that a block holds
 LARGE = 4 * TILE  # that it holds at most
+LEAST = 16  # rows that a block has room for
 PARTS, SOME = 64, 8  # most blocks, each of which reads what all have added up, so many at a time
 
 
@@ -145,7 +146,7 @@ def quantises(n: int, k: int, d: int) -> bool:
     """Whether ``quantise`` has room for so many rows, codes and numbers of each."""
     width, wide = _sizes(k, d)
     widest = max(width, wide)
-    return widest <= LARGE // 16 and _rows(n, widest) * widest <= LARGE
+    return widest <= LARGE // LEAST and _rows(n, widest) * widest <= LARGE
 
 
 def _sizes(k: int, d: int) -> tuple[int, int]:
