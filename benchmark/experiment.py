@@ -1,10 +1,11 @@
 """Run a whole experiment: ``python -m benchmark.experiment quick [--dry-run] [--jobs N]
-[--jobs-per-gpu auto|N] [--time-limit MINUTES]``.
+[--jobs-per-gpu auto|N] [--mps auto|off] [--time-limit MINUTES]``.
 
 Each cell is its own process, so a crash costs one cell. Cells run side by side, one thread each: on
 the CPU one a core; on GPUs as many as their memory is expected to hold, and no more than there are
-cores, since each drives its GPU from one. What is done is skipped; what was interrupted goes on.
-The report comes last. On a machine that is there for a limited time, ``--time-limit`` runs a
+cores, since each drives its GPU from one. Those on one GPU run at the same time by NVIDIA's MPS
+where that can be had, and in turns where not. What is done is skipped; what was interrupted goes
+on. The report comes last. On a machine that is there for a limited time, ``--time-limit`` runs a
 portion (``benchmark.portions``), without a report.
 """
 
@@ -14,13 +15,15 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from omegaconf import OmegaConf
 
+from benchmark import mps
 from benchmark.config import (
     CONF,
     build_method,
@@ -124,6 +127,10 @@ def read_arguments(
         help="cells at a time on each visible GPU; auto, the default: as many as its memory is "
         "expected to hold, and no more in all than there are cores",
     )
+    parser.add_argument(
+        "--mps", choices=("auto", "off"), default="auto",
+        help="whether cells on one GPU share it by NVIDIA's MPS, where it is installed and works",
+    )  # fmt: skip
     add_arguments(parser)
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for every cell, key=value")
     return parser.parse_intermixed_args(arguments)
@@ -171,15 +178,20 @@ def find_room(
     return Room(jobs or max(cores, per_gpu * len(gpus)), gpus, per_gpu, needs)
 
 
-def at_a_time(cells: Sequence[Planned], room: Room) -> str | None:
-    """One line on how many of the cells start side by side on which GPU; None where none does."""
+def side_by_side(cells: Sequence[Planned], room: Room) -> list[int]:
+    """How many of the cells start at once on each GPU."""
     scheduler, places = make_scheduler(room), [0] * len(room.gpus)
     waiting = [Want(key, room.need_bytes(cell.settings)) for key, cell in enumerate(cells)]
     while (start := scheduler.start(waiting)) is not None:
         waiting = [want for want in waiting if want.key != start.key]
         if start.gpu is not None:
             places[start.gpu] += 1
-    used = [(n, gpu) for n, gpu in zip(places, room.gpus, strict=True) if n]
+    return places
+
+
+def at_a_time(cells: Sequence[Planned], room: Room) -> str | None:
+    """One line on how many of the cells start side by side on which GPU; None where none does."""
+    used = [(n, gpu) for n, gpu in zip(side_by_side(cells, room), room.gpus, strict=True) if n]
     return " and ".join(f"{n} cell{'s' * (n > 1)} at a time on {gpu}" for n, gpu in used) or None
 
 
@@ -192,6 +204,27 @@ def _say_room(parsed: argparse.Namespace, cells: Sequence[Planned], room: Room) 
         line = f"--jobs-per-gpu: {why}, so cells run on the CPU, {rule}"
     if line is not None:
         print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def shared_by_mps(cells: Sequence[Planned], room: Room, wanted: str) -> Iterator[Room]:
+    """The room with a service of NVIDIA's MPS on each GPU that gets several of the cells, while it
+    lasts; a line on standard error says of each whether there is one."""
+    several = [place for place, n in enumerate(side_by_side(cells, room)) if n > 1]
+    if not several or wanted == "off" or mps.is_running():
+        yield room
+        return
+    services = {}
+    with ExitStack() as stack:
+        for place in several:
+            gpu = room.gpus[place]
+            try:
+                services[place] = stack.enter_context(mps.serve(gpu.visible))
+                line = f"NVIDIA's MPS is on for {gpu}: its cells run at the same time"
+            except UserError as error:
+                line = f"note: cells on {gpu} take turns: {error}"
+            print(line, file=sys.stderr, flush=True)
+        yield replace(room, services=services)
 
 
 def execute(parsed: argparse.Namespace) -> None:
@@ -280,9 +313,10 @@ def carry_out(parsed: argparse.Namespace, cells: Sequence[Planned]) -> Outcome |
     if parsed.dry_run:
         return None
     prepare_all(left)
-    if limits is None:
-        return Outcome(run_cells(left, room) if left else [], False)
-    return Outcome(run_portion(cells, left, room, known, limits), True)
+    with shared_by_mps(left, room, parsed.mps) as room:
+        if limits is None:
+            return Outcome(run_cells(left, room) if left else [], False)
+        return Outcome(run_portion(cells, left, room, known, limits), True)
 
 
 def end_with(problems: Sequence[str]) -> None:

@@ -1,10 +1,7 @@
 """The GPUs that cells may use, and how much of their memory a cell is expected to take.
 
-Cells on one GPU are processes of their own, whose kernels take turns. Where NVIDIA's MPS is
-installed they can run at the same time instead; the suite neither starts it nor needs it:
-
-    nvidia-cuda-mps-control -d              # before ./run_all.sh, as the same user
-    echo quit | nvidia-cuda-mps-control     # after it
+Cells on one GPU are processes of their own, whose kernels take turns. Where NVIDIA's MPS can be had
+(``benchmark.mps``) they run at the same time instead.
 """
 
 from __future__ import annotations
@@ -13,19 +10,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmark import store
 from benchmark.errors import UserError
+from benchmark.mps import VISIBLE_VARIABLE
 from benchmark.store import Cell
 
 if TYPE_CHECKING:
     from benchmark.config import Settings
-
-VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 #: What a process takes of a GPU before its first tensor: the driver's context, CUDA's libraries and
 #: their kernels. It is 0.3 to 0.6 GB, by card and release, and torch's own figures leave it out.
@@ -167,12 +163,19 @@ class Room:
         gpus: that cells may use; empty: all run on the CPU.
         per_gpu: most cells on a GPU; None: as many as its memory is expected to hold.
         needs: what cells are expected to take of it.
+        services: environment of the cells on a GPU, by its place in ``gpus``, where they share it
+            by NVIDIA's MPS.
     """
 
     jobs: int
     gpus: Sequence[Gpu] = ()
     per_gpu: int | None = None
     needs: Needs = field(default_factory=Needs)
+    services: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+    def environment(self, place: int) -> dict[str, str]:
+        """What a cell on this GPU needs in its environment to see it alone."""
+        return {VISIBLE_VARIABLE: self.gpus[place].visible, **self.services.get(place, {})}
 
     def need_bytes(self, settings: Settings) -> int | None:
         """What a cell is expected to take of a GPU's memory; None: it runs on the CPU."""

@@ -1,7 +1,8 @@
 """Which cell starts when and where, and the processes that the cells then are.
 
 Each cell is its own process, so a crash costs one cell. One that dies because its GPU's memory ran
-out is tried once more, alone on that GPU.
+out is tried once more, alone on that GPU; so is one that shared it by NVIDIA's MPS and met an error
+of CUDA, which there ends all who share it, whoever's it was.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from benchmark import store
 from benchmark.config import Settings
 from benchmark.errors import UserError
-from benchmark.gpu import VISIBLE_VARIABLE, Gpu, Room
+from benchmark.gpu import Room
 from benchmark.progress import FILE_VARIABLE, PARENT_VARIABLE
 
 MayStart = Callable[["Planned"], bool]
@@ -29,6 +30,10 @@ MayStart = Callable[["Planned"], bool]
 POLL_SECONDS = 0.5
 #: What torch, CUDA or its libraries say when the GPU's memory has run out.
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+#: What they say of an error on the GPU.
+CUDA_ERROR = ("CUDA error", "AcceleratorError", "CUBLAS_STATUS_", "Triton Error [CUDA]")
+#: For cells to end by themselves; one in the middle of a long loop of C listens to nothing.
+STOP_SECONDS = 30.0
 #: The last part of a cell's output, which is all that is searched.
 TAIL_BYTES = 65536
 
@@ -149,6 +154,7 @@ class _Job:
     bar: Any
     slot: int
     gpu: int | None
+    company: bool = False  # had another cell beside it on its GPU, at some time
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -185,7 +191,7 @@ def command_of(cell: Planned) -> list[str]:
     return [sys.executable, "-m", "benchmark.run", *cell.overrides]
 
 
-def _launch(key: int, cell: Planned, slot: int, place: int | None, gpus: Sequence[Gpu]) -> _Job:
+def _launch(key: int, cell: Planned, slot: int, place: int | None, room: Room) -> _Job:
     folder = cell.settings.cell.folder
     folder.mkdir(parents=True, exist_ok=True)
     threads = str(cell.settings.threads)
@@ -198,7 +204,7 @@ def _launch(key: int, cell: Planned, slot: int, place: int | None, gpus: Sequenc
         "MKL_NUM_THREADS": threads,
     }
     if place is not None:
-        environment[VISIBLE_VARIABLE] = gpus[place].visible
+        environment |= room.environment(place)
     with (folder / "output.log").open("wb") as output:
         process = subprocess.Popen(
             command_of(cell),
@@ -243,19 +249,23 @@ class _Run:
             self.waiting.remove(start.key)
             taken = {job.slot for job in self.running}
             slot = next(slot for slot in range(self.room.jobs) if slot not in taken)
-            cell = self.cells[start.key]
-            self.running.append(_launch(start.key, cell, slot, start.gpu, self.room.gpus))
+            job = _launch(start.key, self.cells[start.key], slot, start.gpu, self.room)
+            beside = [other for other in self.running if other.gpu == start.gpu]
+            for other in [*beside, job] if beside else []:
+                other.company = True
+            self.running.append(job)
 
     def ended(self, job: _Job, code: int) -> None:
         self.running.remove(job)
         self.scheduler.finish(job.key)
         job.bar.close()
-        if code and job.gpu is not None and job.key not in self.alone_on and _out_of_memory(job):
+        why = self._why_again(job) if code and job.key not in self.alone_on else None
+        if why is not None and job.gpu is not None:
             self.alone_on[job.key] = job.gpu
             self.waiting.insert(0, job.key)
             self.overall.write(
-                f"{job.cell.name} ran out of memory on {self.room.gpus[job.gpu]}: it is tried once "
-                "more, alone there"
+                f"{job.cell.name} {why} on {self.room.gpus[job.gpu]}: it is tried once more, alone "
+                "there"
             )
             return
         self.overall.update()
@@ -267,17 +277,29 @@ class _Run:
             self.failures.append(f"{job.cell.name} failed ({code}): {job.last_line()}")
             self.overall.write(self.failures[-1])
 
+    def _why_again(self, job: _Job) -> str | None:
+        """What of its end may have been its company's, in words; None: nothing."""
+        if job.gpu is None:
+            return None
+        tail = job.tail()
+        if any(sign in tail for sign in OUT_OF_MEMORY):
+            return "ran out of memory"
+        shared = job.company and job.gpu in self.room.services
+        if shared and any(sign in tail for sign in CUDA_ERROR):
+            return "met an error of CUDA beside others"
+        return None
+
     def stop(self) -> None:
         for job in self.running:
             job.process.terminate()
+        patience = time.monotonic() + STOP_SECONDS
         for job in self.running:
-            job.process.wait()
+            try:
+                job.process.wait(max(0.0, patience - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                job.process.kill()
+                job.process.wait()
             job.bar.close()
-
-
-def _out_of_memory(job: _Job) -> bool:
-    tail = job.tail()
-    return any(sign in tail for sign in OUT_OF_MEMORY)
 
 
 def run_cells(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import provenance
+from benchmark import mps, provenance
 from benchmark.config import CONF
 from benchmark.errors import UserError
 from benchmark.execution import Execution, ExecutionChoice, begin, faster_products
@@ -143,15 +142,17 @@ def test_on_a_gpu_what_has_a_bound_comes_first(monkeypatch: pytest.MonkeyPatch) 
         return [each] * n
 
     @contextmanager
-    def service() -> Iterator[dict[str, str]]:
+    def service(visible: str) -> Iterator[dict[str, str]]:
+        assert visible == "GPU-b"
         yield {"CUDA_MPS_PIPE_DIRECTORY": "somewhere"}
 
     monkeypatch.setattr(together, "_run", run)
-    monkeypatch.setattr(together, "mps", service)
+    monkeypatch.setattr(mps, "serve", service)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b,GPU-a")
     monkeypatch.setattr(together, "default_jobs", lambda: 16)
     target = Target("paper", "beauty/keyphrases", "diger_frqud")
-    for installed in (None, "/bin/true"):
-        monkeypatch.setattr(shutil, "which", lambda name, found=installed: found)
+    for installed in (False, True):
+        monkeypatch.setattr(mps, "is_installed", lambda found=installed: found)
         made.clear()
         rows = list(together.measure(target, "cuda", 1, 3.0))
         ways = [("suite", 1), *([("suite, MPS", 8)] if installed else []), ("suite", 8)]

@@ -6,19 +6,17 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from benchmark import provenance
+from benchmark import mps, provenance
 from benchmark.errors import UserError
 from benchmark.experiment import default_jobs
 from benchmark.guard import guard
@@ -27,7 +25,6 @@ from benchmark.speed.target import Target, subject, wait_for
 from benchmark.speed.training import WARM_UP, fast_steps, plain_steps
 from benchmark.speed.ways import PLAIN, SUITE, WITH_BF16, WITH_MPS
 
-MPS = "nvidia-cuda-mps-control"
 ON_A_GPU = (1, 8)  # a process takes seconds to start, and a node may be there for ten minutes
 GPU_WARM_UP = 100  # the first one records all lengths
 
@@ -48,17 +45,18 @@ def measure(target: Target, device: str, threads: int, seconds: float) -> Iterat
     if device == "cpu":
         runs += [(WITH_BF16, n, threads) for n in counts(device)]
         runs.insert(0, (PLAIN, 1, default_jobs()))
-    elif shutil.which(MPS):
+    elif mps.is_installed():
         # Before those without: a node may be there for minutes, and this is the faster way.
         runs[1:1] = [(WITH_MPS, n, threads) for n in counts(device) if n > 1]
     plain, alone = None, dict[str, float]()
     failed: UserError | None = None
     for way, n, each in runs:
         with ExitStack() as stack:
-            environment = stack.enter_context(mps()) if way == WITH_MPS else {}
             precision = ("precision=bf16",) if way == WITH_BF16 else ()
             given = replace(target, overrides=(*target.overrides, *precision))
             try:
+                here = os.environ.get(mps.VISIBLE_VARIABLE, "0").partition(",")[0].strip()
+                environment = stack.enter_context(mps.serve(here)) if way == WITH_MPS else {}
                 found = _run(given, device, each, seconds / len(runs), n, way, environment)
             except UserError as error:
                 if way != WITH_MPS:
@@ -105,23 +103,6 @@ def _run(
     if process.returncode or len(found) != n:
         raise UserError("a training of those side by side ended early; its reason is above")
     return found
-
-
-@contextmanager
-def mps() -> Iterator[dict[str, str]]:
-    """NVIDIA's multi-process service while it lasts, for processes with this environment: without
-    it, those on one GPU take turns."""
-    with tempfile.TemporaryDirectory() as folder:
-        names = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
-        environment = dict.fromkeys(names, folder)
-        everything = {**os.environ, **environment}
-        subprocess.run([MPS, "-d"], env=everything, check=False, capture_output=True)
-        try:
-            yield environment
-        finally:
-            subprocess.run(
-                [MPS], env=everything, check=False, capture_output=True, text=True, input="quit\n"
-            )
 
 
 def _child(

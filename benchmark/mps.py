@@ -1,0 +1,185 @@
+"""NVIDIA's multi-process service (MPS): cells on one GPU at the same time, where they take turns
+without it.
+
+A service is for one GPU, and for the processes that are given its environment; it lies in a folder
+of its own, beside any other that runs on the machine. Whether it works is tried before it is used:
+a process that cannot reach one runs without it, and says nothing.
+
+Source: NVIDIA, Multi-Process Service, "Appendix: Environment Variables" and "Appendix: Tools and
+Interface Reference" (docs.nvidia.com/deploy/mps).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import psutil
+
+from benchmark.errors import UserError
+
+CONTROL = "nvidia-cuda-mps-control"
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+PIPE_VARIABLE, LOG_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+#: The control program answers at once or, where the service does not work, not at all.
+ANSWER_SECONDS = 20.0
+#: To import torch and to make the first context, which starts the service's server.
+TRY_SECONDS = 120.0
+PID_FILE = f"{CONTROL}.pid"
+DEFAULT_FOLDER = "/tmp/nvidia-mps"  # NVIDIA's
+
+# What a cell does first, in a process of its own.
+_TRY = """
+import torch
+assert torch.cuda.device_count() == 1, f"{torch.cuda.device_count()} GPUs are seen"
+assert torch.ones(8, device="cuda").sum().item() == 8
+"""
+
+
+def is_installed() -> bool:
+    return which(CONTROL) is not None
+
+
+def is_running() -> bool:
+    """Whether a service answers that somebody started before, and that processes started now find
+    without being told."""
+    folder = Path(os.environ.get(PIPE_VARIABLE, DEFAULT_FOLDER))
+    if not is_installed() or not (folder / "control").exists():
+        return False
+    try:
+        return _control("get_server_list", os.environ)[0] == 0
+    except UserError:
+        return False
+
+
+def in_use() -> bool:
+    """Whether this process was given a service of `serve`, or another's."""
+    return PIPE_VARIABLE in os.environ
+
+
+@contextmanager
+def serve(visible: str) -> Iterator[dict[str, str]]:
+    """A service for one GPU while it lasts; gives the environment of the processes that use it.
+
+    All of them must have ended before this does.
+
+    Args:
+        visible: the GPU, as CUDA_VISIBLE_DEVICES names it here: its number, UUID or MIG name.
+
+    Raises:
+        UserError: there is none for that GPU; why, as the end of a sentence.
+    """
+    if not is_installed():
+        raise UserError(f"{CONTROL} is not installed")
+    with tempfile.TemporaryDirectory(prefix="mps-", ignore_cleanup_errors=True) as folder:
+        places = {PIPE_VARIABLE: folder, LOG_VARIABLE: folder}
+        # The service sees this GPU alone, and numbers what it sees anew for who uses it.
+        own = {**os.environ, **places, VISIBLE_VARIABLE: visible}
+        given = {**places, VISIBLE_VARIABLE: "0" if visible.isdecimal() else visible}
+        try:
+            _start(own, Path(folder))
+            _try(given)
+            code, servers = _control("get_server_list", own)
+            if code or not any(word.isdecimal() for word in servers.split()):
+                raise UserError("NVIDIA's MPS was started, but a process did not use it")
+            yield given
+        finally:
+            _stop(own, Path(folder))
+
+
+def _start(environment: Mapping[str, str], folder: Path) -> None:
+    # Not into pipes, which a daemon may keep open for as long as it lives.
+    said = folder / "start.txt"
+    with said.open("wb") as output:
+        code = _run([CONTROL, "-d"], environment, ANSWER_SECONDS, stdout=output, stderr=output)
+    if code:
+        raise UserError(f"NVIDIA's MPS does not start ({_last_line(said) or f'code {code}'})")
+
+
+def _try(given: Mapping[str, str]) -> None:
+    """Compute something on the GPU as a cell would."""
+    with tempfile.TemporaryFile() as output:
+        environment = {**os.environ, **given}
+        try:
+            code = _run([sys.executable, "-c", _TRY], environment, TRY_SECONDS,
+                        stdout=subprocess.DEVNULL, stderr=output)  # fmt: skip
+        except UserError:
+            raise UserError(
+                f"a process with NVIDIA's MPS gave no answer within {TRY_SECONDS:.0f} s"
+            ) from None
+        output.seek(0)
+        lines = output.read().decode("utf-8", errors="replace").strip().splitlines()
+    if code:
+        raise UserError(f"NVIDIA's MPS does not work here ({lines[-1] if lines else code})")
+
+
+def _stop(environment: Mapping[str, str], folder: Path) -> None:
+    """End the service; one that does not listen is killed."""
+    pid = _pid(folder)
+    with suppress(UserError, OSError):
+        _control("quit", environment)  # which waits for those who use it
+    patience = time.monotonic() + ANSWER_SECONDS
+    while pid is not None and _lives(pid) and time.monotonic() < patience:
+        time.sleep(0.05)
+    if pid is not None and _lives(pid):
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _pid(folder: Path) -> int | None:
+    try:
+        return int((folder / PID_FILE).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        # Of a daemon whose parent collects no children, a zombie is left.
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _control(order: str, environment: Mapping[str, str]) -> tuple[int, str]:
+    """Exit code and answer of an order to the service of this environment.
+
+    Raises:
+        UserError: there was none in time.
+    """
+    with tempfile.TemporaryFile() as orders, tempfile.TemporaryFile() as output:
+        orders.write(f"{order}\n".encode())
+        orders.seek(0)
+        code = _run([CONTROL], environment, ANSWER_SECONDS, stdin=orders, stdout=output,
+                    stderr=subprocess.DEVNULL)  # fmt: skip
+        output.seek(0)
+        return code, output.read().decode("utf-8", errors="replace").strip()
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], seconds: float, **to: Any) -> int:
+    """Exit code.
+
+    Raises:
+        UserError: it took longer, and was killed.
+    """
+    try:
+        return subprocess.run(
+            command, env=environment, timeout=seconds, check=False,
+            **{"stdin": subprocess.DEVNULL, **to},
+        ).returncode  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command[0]} gave no answer within {seconds:.0f} s") from None
+
+
+def _last_line(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,303 @@
+"""Cells that share a GPU by NVIDIA's MPS, tried with a stand-in for its control program."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmark import experiment, mps, scheduler
+from benchmark.errors import UserError
+from benchmark.gpu import Gpu, Room
+from benchmark.scheduler import Planned
+
+# Notes how it is called. A daemon is a process that keeps what it writes to open, as the real one
+# may; "servers" is what a process of the service leaves in its folder.
+CONTROL = """#!/bin/bash
+folder="$CUDA_MPS_PIPE_DIRECTORY"
+fate="$(cat "{root}/fate" 2>/dev/null)"
+if [ "${{1:-}}" = -d ]; then
+  echo "start $CUDA_VISIBLE_DEVICES $CUDA_MPS_LOG_DIRECTORY" >> "{root}/log"
+  [ "$fate" != refuses ] || {{ echo "no such device" >&2; exit 1; }}
+  [ "$fate" != hangs ] || exec sleep 60
+  sleep 60 &
+  echo $! > "$folder/nvidia-cuda-mps-control.pid"
+  echo $! >> "{root}/pids"
+  touch "$folder/control"
+  exit 0
+fi
+read -r order
+echo "$order" >> "{root}/log"
+case "$order" in
+  get_server_list) cat "$folder/servers" 2>/dev/null; exit 0 ;;
+  quit) [ "$fate" = deaf ] || kill "$(cat "$folder/nvidia-cuda-mps-control.pid")" ;;
+esac
+"""
+TRY = """
+import os, pathlib
+assert os.environ["CUDA_VISIBLE_DEVICES"] == {seen!r}, "another GPU"
+folder = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
+assert os.environ["CUDA_MPS_LOG_DIRECTORY"] == folder
+pathlib.Path(folder, "servers").write_text("4711\\n")
+"""
+
+
+class Service:
+    """What the stand-in was told, and which daemons it started."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def fate(self, word: str) -> None:
+        (self.root / "fate").write_text(word)
+
+    def log(self) -> list[str]:
+        file = self.root / "log"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def alive(self) -> list[int]:
+        file = self.root / "pids"
+        pids = [int(line) for line in file.read_text().split()] if file.exists() else []
+        return [pid for pid in pids if mps._lives(pid)]
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    root = tmp_path / "mps"
+    root.mkdir()
+    program = root / mps.CONTROL
+    program.write_text(CONTROL.format(root=root))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{root}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv(mps.PIPE_VARIABLE, raising=False)
+    monkeypatch.setattr(mps, "DEFAULT_FOLDER", str(root / "default"))
+    monkeypatch.setattr(mps, "_TRY", TRY.format(seen="0"))
+    made = Service(root)
+    yield made
+    for pid in made.alive():
+        psutil.Process(pid).kill()
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"), [("3", "0"), ("GPU-1b", "GPU-1b"), ("MIG-2", "MIG-2")]
+)
+def test_a_service_is_for_one_gpu_and_ends(
+    visible: str, seen: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers begin anew for those who use it; other names stay."""
+    monkeypatch.setattr(mps, "_TRY", TRY.format(seen=seen))
+    with mps.serve(visible) as given:
+        folder = Path(given[mps.PIPE_VARIABLE])
+        assert given == {
+            mps.PIPE_VARIABLE: str(folder), mps.LOG_VARIABLE: str(folder),
+            "CUDA_VISIBLE_DEVICES": seen,
+        }  # fmt: skip
+        assert len(service.alive()) == 1
+    assert service.log() == [f"start {visible} {folder}", "get_server_list", "quit"]
+    assert service.alive() == [] and not folder.exists()
+
+
+def test_a_service_ends_after_an_error(service: Service) -> None:
+    with pytest.raises(KeyboardInterrupt), mps.serve("0"):
+        raise KeyboardInterrupt
+    assert service.alive() == []
+
+
+def test_one_that_does_not_listen_is_killed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.fate("deaf")
+    monkeypatch.setattr(mps, "ANSWER_SECONDS", 0.5)
+    with mps.serve("0"):
+        assert len(service.alive()) == 1
+    deadline = time.monotonic() + 10
+    while service.alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert service.alive() == []
+
+
+@pytest.mark.parametrize(
+    ("fate", "attempt", "words"),
+    [
+        ("refuses", TRY.format(seen="0"), r"does not start \(no such device\)"),
+        ("hangs", TRY.format(seen="0"), r"gave no answer within 1 s"),
+        ("", "raise SystemExit('CUDA error: 805')", r"does not work here \(CUDA error: 805\)"),
+        ("", "import time; time.sleep(60)", r"a process with NVIDIA's MPS gave no answer within 1"),
+        ("", "", "a process did not use it"),  # as if the connection had failed
+    ],
+)
+def test_a_service_that_does_not_work(
+    fate: str, attempt: str, words: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.fate(fate)
+    monkeypatch.setattr(mps, "_TRY", attempt)
+    monkeypatch.setattr(mps, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(mps, "TRY_SECONDS", 1.0)
+    with pytest.raises(UserError, match=words), mps.serve("0"):
+        pytest.fail("it does not work")
+    assert service.alive() == []
+
+
+def test_without_the_program_there_is_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mps, "which", lambda name: None)
+    assert not mps.is_running()
+    with pytest.raises(UserError, match="nvidia-cuda-mps-control is not installed"), mps.serve("0"):
+        pytest.fail("there is none")
+
+
+# -- an experiment ---------------------------------------------------------------------------------
+
+GPUS = [Gpu("0", "Card A", 40_000_000_000), Gpu("1", "Card B", 10_000_000_000)]
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[Planned]:
+    overrides = [f"results={tmp_path}/r", "grid.method=[pop,tiger]", "grid.seed=[0,1]"]
+    return experiment.plan("smoke", overrides, check=False)
+
+
+def test_gpus_with_several_cells_get_a_service(
+    service: Service, cells: list[Planned], capsys: pytest.CaptureFixture[str]
+) -> None:
+    room = Room(8, GPUS)
+    assert experiment.side_by_side(cells, room) == [3, 1]
+    with experiment.shared_by_mps(cells, room, "auto") as shared:
+        assert list(shared.services) == [0]
+        assert shared.environment(0) == shared.services[0]
+        assert shared.environment(1) == {"CUDA_VISIBLE_DEVICES": "1"}
+        assert room.environment(0) == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert service.alive() == []
+    assert capsys.readouterr().err == (
+        "NVIDIA's MPS is on for GPU 0 (Card A, 40.0 GB free): its cells run at the same time\n"
+    )
+
+
+def test_where_there_is_none_cells_take_turns(
+    service: Service, cells: list[Planned], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.fate("refuses")
+    with experiment.shared_by_mps(cells, Room(8, GPUS), "auto") as shared:
+        assert shared.services == {}
+    assert capsys.readouterr().err == (
+        "note: cells on GPU 0 (Card A, 40.0 GB free) take turns: NVIDIA's MPS does not start (no "
+        "such device)\n"
+    )
+
+
+def test_no_service_is_started_in_vain(
+    service: Service, cells: list[Planned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where it is not wanted, no GPU gets two cells, or somebody's own is there."""
+    for room, wanted in (
+        (Room(8, GPUS), "off"),
+        (Room(8, GPUS, per_gpu=1), "auto"),
+        (Room(8), "auto"),
+    ):
+        with experiment.shared_by_mps(cells, room, wanted) as shared:
+            assert shared is room
+    folder = service.root / "theirs"
+    folder.mkdir()
+    (folder / "control").touch()
+    monkeypatch.setenv(mps.PIPE_VARIABLE, str(folder))
+    with experiment.shared_by_mps(cells, Room(8, GPUS), "auto") as shared:
+        assert shared.services == {}
+    assert service.log() == ["get_server_list"]
+
+
+# Ends as the next line of its own file says; the first two wait for each other.
+CELL = """
+import os, pathlib, sys, time
+folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+with (folder / "log").open("a") as file:
+    file.write(f"{name} {os.environ.get('CUDA_MPS_PIPE_DIRECTORY')}\\n")
+patience = time.monotonic() + 30
+while len((folder / "log").read_text().splitlines()) < 2:
+    assert time.monotonic() < patience
+    time.sleep(0.01)
+fates = folder / name
+lines = fates.read_text().splitlines() if fates.exists() else []
+if lines:
+    fates.write_text("\\n".join(lines[1:]))
+    sys.exit(lines[0])
+"""
+FAULT = "torch.AcceleratorError: CUDA error: an illegal memory access was encountered"
+
+
+@pytest.mark.parametrize(
+    ("served", "per_gpu", "tries"), [(True, 2, 2), (False, 2, 1), (True, 1, 1)],
+    ids=["shared", "in turns", "alone"],
+)  # fmt: skip
+def test_an_error_of_cuda_may_be_a_neighbours(
+    served: bool, per_gpu: int, tries: int, tmp_path: Path, cells: list[Planned],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Where a GPU is shared by the service it ends all who do: those are tried again alone, and
+    whose it was fails there, too."""
+    names = [f"{cell.settings.method_name}-{cell.settings.seed}" for cell in cells[:2]]
+
+    def command_of(cell: Planned) -> list[str]:
+        name = f"{cell.settings.method_name}-{cell.settings.seed}"
+        return [sys.executable, "-I", "-S", "-c", CELL, str(tmp_path), name]
+
+    monkeypatch.setattr(scheduler, "command_of", command_of)
+    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.02)
+    if per_gpu == 1:
+        (tmp_path / "log").write_text("one\ntwo\n")
+    (tmp_path / names[0]).write_text(f"{FAULT}\n{FAULT}")
+    (tmp_path / names[1]).write_text(FAULT)
+    services = {0: {mps.PIPE_VARIABLE: "here"}} if served else {}
+    failures = scheduler.run_cells(cells[:2], Room(4, GPUS[:1], per_gpu, services=services))
+    log = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(failures) == (1 if tries == 2 else 2)
+    assert all(FAULT in failure for failure in failures)
+    for name in names:
+        assert [place for who, *place in log if who == name] == [
+            ["here" if served else "None"]
+        ] * tries
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_who_shares_a_gpu_ends_between_kernels(shared: bool, tmp_path: Path) -> None:
+    """SIGTERM is then what Ctrl-C is: an exception, behind which kernels are waited for."""
+    code = (
+        "import time; from benchmark.guard import guard; from benchmark.run import "
+        "end_between_kernels; end_between_kernels(); "
+        "guard(lambda: (print('ready', flush=True), time.sleep(60))[0])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != mps.PIPE_VARIABLE}
+    if shared:
+        environment[mps.PIPE_VARIABLE] = str(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == (130 if shared else -signal.SIGTERM)
+    assert ("interrupted" in errors) == shared
+
+
+def test_a_cell_that_does_not_end_is_killed(
+    tmp_path: Path, cells: list[Planned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in the middle of a long loop of C hears no signal."""
+    ready = tmp_path / "ready"
+    deaf = (
+        "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"pathlib.Path({json.dumps(str(ready))}).touch(); time.sleep(60)"
+    )
+    monkeypatch.setattr(scheduler, "command_of", lambda cell: [sys.executable, "-c", deaf])
+    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(scheduler, "STOP_SECONDS", 0.2)
+    started = time.monotonic()
+    assert scheduler.run_cells(cells[:1], Room(1), over=ready.exists) == []
+    assert time.monotonic() - started < 30
