@@ -15,7 +15,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +125,8 @@ def read_arguments(
         default=None,
         metavar="auto|N",
         help="cells at a time on each visible GPU; auto, the default: as many as its memory is "
-        "expected to hold, and no more in all than there are cores",
+        "expected to hold, and no more in all than there are cores; one where NVIDIA's MPS is not "
+        "to be had, without which they take turns",
     )
     parser.add_argument(
         "--mps", choices=("auto", "off"), default="auto",
@@ -208,23 +209,37 @@ def _say_room(parsed: argparse.Namespace, cells: Sequence[Planned], room: Room) 
 
 @contextmanager
 def shared_by_mps(cells: Sequence[Planned], room: Room, wanted: str) -> Iterator[Room]:
-    """The room with a service of NVIDIA's MPS on each GPU that gets several of the cells, while it
-    lasts; a line on standard error says of each whether there is one."""
-    several = [place for place, n in enumerate(side_by_side(cells, room)) if n > 1]
-    if not several or wanted == "off" or mps.is_running():
+    """The room with NVIDIA's MPS on the GPUs that the cells use, while it lasts, where several are
+    to run on one; a line on standard error says of each whether there is one. A GPU without takes
+    one cell at a time, unless ``--jobs-per-gpu`` says how many.
+
+    Args:
+        wanted: ``auto``, or ``off`` for none.
+    """
+    used = [place for place, n in enumerate(side_by_side(cells, room)) if n]
+    waiting = sum(room.need_bytes(cell.settings) is not None for cell in cells)
+    if room.per_gpu == 1 or len(used) >= min(room.jobs, waiting):  # never two on one
         yield room
         return
-    services = {}
+    services: dict[int, Mapping[str, str]] = {}
+    theirs = mps.running()
     with ExitStack() as stack:
-        for place in several:
+        for place in used:
             gpu = room.gpus[place]
             try:
-                services[place] = stack.enter_context(mps.serve(gpu.visible))
-                line = f"NVIDIA's MPS is on for {gpu}: its cells run at the same time"
+                if theirs is not None:
+                    services[place] = theirs
+                elif wanted == "off":
+                    raise UserError("--mps off")
+                else:
+                    services[place] = stack.enter_context(mps.serve(gpu.visible))
+                line = f"{gpu}: cells run at the same time, by NVIDIA's MPS"
+                line += "" if theirs is None else ", which was running before"
             except UserError as error:
-                line = f"note: cells on {gpu} take turns: {error}"
+                rule = "take turns" if room.per_gpu else "run one after another"
+                line = f"note: {gpu}: cells {rule}: {error}"
             print(line, file=sys.stderr, flush=True)
-        yield replace(room, services=services)
+        yield replace(room, services=services, in_turns=frozenset(used) - frozenset(services))
 
 
 def execute(parsed: argparse.Namespace) -> None:

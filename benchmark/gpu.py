@@ -113,7 +113,8 @@ class Needs:
     """What GPU memory cells are expected to take, from what finished ones took.
 
     A cell of the same configuration says it best (its seeds need the same); else the hungriest of
-    the same data set and method does. ``elsewhere`` are other stores to look into.
+    the same data set and method does; else it is a guess, and no lower than the hungriest of those
+    methods on the data set that were asked for before. ``elsewhere`` are other stores to look into.
     """
 
     def __init__(self, elsewhere: Sequence[Path] = ()) -> None:
@@ -124,7 +125,12 @@ class Needs:
         """Expected need of a cell, its CUDA context included."""
         peaks = self._known(cell)
         if not peaks:
-            return UNKNOWN_BYTES
+            # Of another method, but one that shows how large runs of this data set are.
+            others = [
+                kept for (data, _), kept in self._peaks.items() if data == cell.dataset and kept
+            ]
+            known = [CONTEXT_BYTES + max(kept.values()) for kept in others]
+            return max([UNKNOWN_BYTES, *known])
         return CONTEXT_BYTES + peaks.get(cell.folder.parent.name, max(peaks.values()))
 
     def learn(self, cell: Cell) -> None:
@@ -165,6 +171,8 @@ class Room:
         needs: what cells are expected to take of it.
         services: environment of the cells on a GPU, by its place in ``gpus``, where they share it
             by NVIDIA's MPS.
+        in_turns: places of GPUs where cells would take turns, so that they run one after another
+            unless ``per_gpu`` says otherwise.
     """
 
     jobs: int
@@ -172,6 +180,7 @@ class Room:
     per_gpu: int | None = None
     needs: Needs = field(default_factory=Needs)
     services: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    in_turns: frozenset[int] = frozenset()
 
     def environment(self, place: int) -> dict[str, str]:
         """What a cell on this GPU needs in its environment to see it alone."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from benchmark.errors import UserError
 
@@ -25,3 +28,17 @@ def guard(action: Callable[[], None], usage: str | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Meanwhile Ctrl-C is not heard: for a way out of a few seconds, which a second one would break
+    off."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

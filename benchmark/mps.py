@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,12 +27,16 @@ from typing import Any
 import psutil
 
 from benchmark.errors import UserError
+from benchmark.guard import undisturbed
 
 CONTROL = "nvidia-cuda-mps-control"
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 PIPE_VARIABLE, LOG_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 #: The control program answers at once or, where the service does not work, not at all.
 ANSWER_SECONDS = 20.0
+#: For each order by which a service is ended, and for it to end before what is left is killed;
+#: whoever stops this process may give it no more than some ten seconds.
+END_SECONDS = 3.0
 #: To import torch and to make the first context, which starts the service's server.
 TRY_SECONDS = 120.0
 PID_FILE = f"{CONTROL}.pid"
@@ -49,21 +54,45 @@ def is_installed() -> bool:
     return which(CONTROL) is not None
 
 
-def is_running() -> bool:
-    """Whether a service answers that somebody started before, and that processes started now find
-    without being told."""
+def running() -> dict[str, str] | None:
+    """Of a service that somebody started before, and that processes started now find without being
+    told: what `in_use` knows it by. None where there is none."""
     folder = Path(os.environ.get(PIPE_VARIABLE, DEFAULT_FOLDER))
     if not is_installed() or not (folder / "control").exists():
-        return False
+        return None
     try:
-        return _control("get_server_list", os.environ)[0] == 0
+        code, _ = _control("get_server_list", os.environ, ANSWER_SECONDS)
     except UserError:
-        return False
+        return None
+    return {PIPE_VARIABLE: str(folder)} if code == 0 else None
 
 
 def in_use() -> bool:
-    """Whether this process was given a service of `serve`, or another's."""
+    """Whether this process was told of a service: by `serve`, by `running`, or by somebody else."""
     return PIPE_VARIABLE in os.environ
+
+
+def end_between_kernels() -> None:
+    """Where this process shares the GPU by a service, let SIGTERM end it as Ctrl-C does: who ends
+    in the middle of a kernel may leave the service, and so all who share it, in any state (NVIDIA,
+    Multi-Process Service, "Client termination")."""
+    if in_use():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@contextmanager
+def _heard(*numbers: signal.Signals) -> Iterator[None]:
+    """Meanwhile these end this process as Ctrl-C does, but for those that it is to ignore."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {n: h for n in numbers if (h := signal.getsignal(n)) is signal.SIG_DFL}
+    try:
+        for number in before:
+            signal.signal(number, signal.default_int_handler)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -80,7 +109,11 @@ def serve(visible: str) -> Iterator[dict[str, str]]:
     """
     if not is_installed():
         raise UserError(f"{CONTROL} is not installed")
-    with tempfile.TemporaryDirectory(prefix="mps-", ignore_cleanup_errors=True) as folder:
+    # A batch system or a closed terminal says SIGTERM or SIGHUP, and nobody else ends the service.
+    with (
+        _heard(signal.SIGTERM, signal.SIGHUP),
+        tempfile.TemporaryDirectory(prefix="mps-", ignore_cleanup_errors=True) as folder,
+    ):
         places = {PIPE_VARIABLE: folder, LOG_VARIABLE: folder}
         # The service sees this GPU alone, and numbers what it sees anew for who uses it.
         own = {**os.environ, **places, VISIBLE_VARIABLE: visible}
@@ -88,12 +121,12 @@ def serve(visible: str) -> Iterator[dict[str, str]]:
         try:
             _start(own, Path(folder))
             _try(given)
-            code, servers = _control("get_server_list", own)
-            if code or not any(word.isdecimal() for word in servers.split()):
+            if not _servers(own, ANSWER_SECONDS):
                 raise UserError("NVIDIA's MPS was started, but a process did not use it")
             yield given
         finally:
-            _stop(own, Path(folder))
+            with undisturbed():
+                _stop(own, Path(folder))
 
 
 def _start(environment: Mapping[str, str], folder: Path) -> None:
@@ -123,16 +156,24 @@ def _try(given: Mapping[str, str]) -> None:
 
 
 def _stop(environment: Mapping[str, str], folder: Path) -> None:
-    """End the service; one that does not listen is killed."""
-    pid = _pid(folder)
+    """End the service; what of it does not end by itself is killed."""
+    control = _pid(folder)
+    pids = [] if control is None else [control]
     with suppress(UserError, OSError):
-        _control("quit", environment)  # which waits for those who use it
-    patience = time.monotonic() + ANSWER_SECONDS
-    while pid is not None and _lives(pid) and time.monotonic() < patience:
+        pids += _servers(environment, END_SECONDS)
+        _control("quit", environment, END_SECONDS)  # which waits for those who use it
+    patience = time.monotonic() + END_SECONDS
+    while any(map(_lives, pids)) and time.monotonic() < patience:
         time.sleep(0.05)
-    if pid is not None and _lives(pid):
+    for pid in filter(_lives, pids):
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _servers(environment: Mapping[str, str], seconds: float) -> list[int]:
+    """Of the service of this environment: who holds the GPU, once somebody uses it."""
+    code, said = _control("get_server_list", environment, seconds)
+    return [] if code else [int(word) for word in said.split() if word.isdecimal()]
 
 
 def _pid(folder: Path) -> int | None:
@@ -150,7 +191,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def _control(order: str, environment: Mapping[str, str]) -> tuple[int, str]:
+def _control(order: str, environment: Mapping[str, str], seconds: float) -> tuple[int, str]:
     """Exit code and answer of an order to the service of this environment.
 
     Raises:
@@ -159,21 +200,21 @@ def _control(order: str, environment: Mapping[str, str]) -> tuple[int, str]:
     with tempfile.TemporaryFile() as orders, tempfile.TemporaryFile() as output:
         orders.write(f"{order}\n".encode())
         orders.seek(0)
-        code = _run([CONTROL], environment, ANSWER_SECONDS, stdin=orders, stdout=output,
+        code = _run([CONTROL], environment, seconds, stdin=orders, stdout=output,
                     stderr=subprocess.DEVNULL)  # fmt: skip
         output.seek(0)
         return code, output.read().decode("utf-8", errors="replace").strip()
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], seconds: float, **to: Any) -> int:
-    """Exit code.
+    """Exit code. Ctrl-C is this process's business, not theirs.
 
     Raises:
         UserError: it took longer, and was killed.
     """
     try:
         return subprocess.run(
-            command, env=environment, timeout=seconds, check=False,
+            command, env=environment, timeout=seconds, check=False, start_new_session=True,
             **{"stdin": subprocess.DEVNULL, **to},
         ).returncode  # fmt: skip
     except subprocess.TimeoutExpired:

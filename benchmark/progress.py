@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,10 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmark import mps
 from benchmark.store import write_text
 
 FILE_VARIABLE = "DIGER_BENCH_PROGRESS_FILE"
 PARENT_VARIABLE = "DIGER_BENCH_PARENT"
+#: Less than a run waits for a cell of a scheduler that is gone.
+END_SECONDS = 5.0
 
 
 def end_with_scheduler() -> None:
@@ -31,6 +35,9 @@ def end_with_scheduler() -> None:
     def watch() -> None:
         while os.getppid() == int(parent):
             time.sleep(0.5)
+        if mps.in_use():  # others may share the GPU
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(END_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -7,7 +7,6 @@ A finished cell is skipped; an interrupted one goes on. Bad input: one line, exi
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -316,17 +315,9 @@ def check_command_line(arguments: list[str]) -> None:
         check_cell(overrides)
 
 
-def end_between_kernels() -> None:
-    """Where others share the GPU by NVIDIA's MPS, let SIGTERM end this process as Ctrl-C does: who
-    ends in the middle of a kernel may leave the service, and so the others, in any state (NVIDIA,
-    Multi-Process Service, "Client termination")."""
-    if mps.in_use():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
 def main() -> None:
     end_with_scheduler()
-    end_between_kernels()
+    mps.end_between_kernels()
     guard(lambda: check_command_line(sys.argv[1:]))
     guard(hydra_main)
 

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from benchmark import store
 from benchmark.config import Settings
 from benchmark.errors import UserError
 from benchmark.gpu import Room
+from benchmark.guard import undisturbed
 from benchmark.progress import FILE_VARIABLE, PARENT_VARIABLE
 
 MayStart = Callable[["Planned"], bool]
@@ -33,7 +34,7 @@ OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "CUBLAS_STATUS
 #: What they say of an error on the GPU.
 CUDA_ERROR = ("CUDA error", "AcceleratorError", "CUBLAS_STATUS_", "Triton Error [CUDA]")
 #: For cells to end by themselves; one in the middle of a long loop of C listens to nothing.
-STOP_SECONDS = 30.0
+STOP_SECONDS = 10.0
 #: The last part of a cell's output, which is all that is searched.
 TAIL_BYTES = 65536
 
@@ -71,10 +72,18 @@ class Scheduler:
         jobs: most cells at a time, on all GPUs and the CPU together.
         budgets: bytes of each GPU's memory; empty: everything runs on the CPU.
         per_gpu: most cells on a GPU, whatever they need; None: the budgets decide.
+        in_turns: GPUs that take one cell at a time where ``per_gpu`` does not say otherwise.
     """
 
-    def __init__(self, jobs: int, budgets: Sequence[int] = (), per_gpu: int | None = None) -> None:
+    def __init__(
+        self,
+        jobs: int,
+        budgets: Sequence[int] = (),
+        per_gpu: int | None = None,
+        in_turns: Collection[int] = (),
+    ) -> None:
         self._jobs, self._budgets, self._per_gpu = jobs, tuple(budgets), per_gpu
+        self._in_turns = frozenset(in_turns)
         self._running: dict[int, tuple[Want, int | None]] = {}
 
     def start(self, waiting: Sequence[Want]) -> Start | None:
@@ -120,6 +129,8 @@ class Scheduler:
             return False
         if self._per_gpu is not None:
             return len(company) < self._per_gpu
+        if gpu in self._in_turns:
+            return False
         return self._used(gpu) + (want.need_bytes or 0) <= self._budgets[gpu]
 
 
@@ -219,7 +230,8 @@ def _launch(key: int, cell: Planned, slot: int, place: int | None, room: Room) -
 
 
 def make_scheduler(room: Room) -> Scheduler:
-    return Scheduler(room.jobs, [gpu.budget_bytes for gpu in room.gpus], room.per_gpu)
+    budgets = [gpu.budget_bytes for gpu in room.gpus]
+    return Scheduler(room.jobs, budgets, room.per_gpu, room.in_turns)
 
 
 class _Run:
@@ -328,6 +340,7 @@ def run_cells(
                     run.ended(job, code)
                     run.start_what_may()
     finally:
-        run.stop()
+        with undisturbed():
+            run.stop()
         overall.close()
     return run.failures

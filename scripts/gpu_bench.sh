@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Measures speed on a GPU node, in under ten minutes, and needs neither git nor a network:
+# Measures speed on a GPU node, what has bounds in under ten minutes, and needs neither git nor a
+# network:
 #
-#   bash scripts/gpu_bench.sh [FOLDER] [OUT] [option or key=value ...]
+#   DIGER_BENCH_COMMIT=$(git rev-parse HEAD) bash scripts/gpu_bench.sh [FOLDER] [OUT] [option or key=value ...]
 #
 # FOLDER is what scripts/pack_offline.sh packed; without it, or with -, the checkout's own .venv is
 # used. OUT (reports/speed) gets the results, as they come, with log.txt and gpu.txt, which says what
-# the GPU is. The rest goes to benchmark.speed as it is, key=value to the profile, too. Ends with
-# another code than 0 if anything failed or had to be cut short; what was measured until then stays.
+# the GPU is. The rest goes to benchmark.speed as it is, key=value to the profile, too; without any, it
+# is DIGER (FrqUD) on Beauty at the paper's sizes, with recorded steps, and bf16 where a part has one
+# precision. Ends with another code than 0 if anything failed or had to be cut short; what was measured
+# until then stays, and a second call with the same OUT and other PARTS adds to it. The commit is needed
+# where this copy has no git.
 #
 #   LIMIT_SECONDS=570   after which it is interrupted, the set-up of the environment included
 #   PARTS="train:130 ..."  the parts, in their order, and the seconds to plan for each: fewer, or
@@ -20,7 +24,7 @@ fail() { say "error: $*"; exit 2; }
 
 SECONDS=0
 limit="${LIMIT_SECONDS:-570}"
-parts="${PARTS:-kernels:15 statistics:10 tokenizer:20 train:110 agreement:10 together:60 deterministic:20 profile:30 recbole:20 users:15 items:20}"
+parts="${PARTS:-kernels:15 together:30 train:24 agreement:4 deterministic:8 tokenizer:6 statistics:5 profile:30 recbole:20 users:15 items:20}"
 for part in $parts; do
   [[ "$part" =~ ^[a-z]+:[1-9][0-9]*$ ]] || fail "PARTS must be words like train:130, got $part"
 done
@@ -30,6 +34,8 @@ repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 folder="${1:--}"
 out="$(realpath -m -- "${2:-$repo/reports/speed}")"
 extra=("${@:3}")
+[ "${#extra[@]}" -gt 0 ] ||
+  extra=(--methods diger_frqud --targets paper/beauty/keyphrases --ways "fp32, graph; bf16, graph" precision=bf16)
 settings=() # of those, what is not an option or the value of one
 for ((i = 0; i < ${#extra[@]}; i++)); do
   case "${extra[i]}" in
@@ -49,16 +55,20 @@ else
   "${run[@]}" python -c 'import benchmark' || exit 2
   run+=(python)
 fi
+git -C "$repo" rev-parse HEAD >/dev/null 2>&1 || [[ "${DIGER_BENCH_COMMIT:-}" =~ ^[0-9a-f]{40}$ ]] ||
+  fail "this copy has no git: set DIGER_BENCH_COMMIT to what git rev-parse HEAD gives where it was made"
 mkdir -p "$out" || fail "cannot write to $out"
 nvidia-smi >"$out/gpu.txt" 2>&1 || say "note: nvidia-smi does not run here"
 cd "$repo" || exit 2
 
 export PYTHONUNBUFFERED=1
 # A process for each part: an error on the GPU ends all of a process. What the figures rest on comes
-# first, then those with bounds, and the budgets leave more than a third of the time: to start, to load data and to record steps is in none
-# of them.
+# first, then those with bounds, then what there is time for. To start, to load data and to record
+# steps takes several times the budgets, and is in none of them.
 worst=0
 failed=()
+interrupted=0
+trap 'interrupted=1' INT
 kernels_limit=120 # which takes seconds: one that hangs is to leave time for the others
 : >"$out/log.txt"
 for part in $parts; do
@@ -76,9 +86,13 @@ for part in $parts; do
       ;;
   esac
   if [ "$left" -gt 0 ]; then
-    timeout --signal=INT --kill-after=15 "$left" \
-      "${run[@]}" "${what[@]}" 2>&1 | tee -a "$out/log.txt"
+    timeout --foreground --signal=INT --kill-after=20 "$left" \
+      "${run[@]}" "${what[@]}" 2>&1 | tee -i -a "$out/log.txt"
     code=${PIPESTATUS[0]}
+  fi
+  if [ "$interrupted" = 1 ]; then
+    say "interrupted after $SECONDS s: what was measured until then is in $out"
+    exit 130
   fi
   [ "$code" -eq 0 ] || failed+=("${part%:*} ($code)")
   case "$worst:$code" in # a part that failed says more than one for which there was no time

@@ -29,7 +29,7 @@ minutes() { awk -v all="$1" -v gone="$SECONDS" -v kept="$2" 'BEGIN { print all -
 positive() { [[ "$1" =~ ^[0-9]+(\.[0-9]+)?$ ]] && awk -v n="$1" 'BEGIN { exit !(n > 0) }'; }
 
 SECONDS=0
-RESERVE=25 # seconds that bundling and copying may take
+RESERVE=45 # seconds that it may take to stop, to bundle and to copy
 [ $# -ge 3 ] || fail "usage: bash scripts/gpu_portion.sh FOLDER|- OUT EXPERIMENT [option ...]"
 limit="${MINUTES:-9}"
 finish="${FINISH_WITHIN:-$limit}"
@@ -71,9 +71,9 @@ export PYTHONUNBUFFERED=1
 left="$(minutes "$limit" "$RESERVE")"
 positive "$left" || fail "the set-up took $SECONDS s of $limit min: raise MINUTES"
 # The command keeps to its limit itself, but for data that it still prepares and a cell that hangs.
-timeout --signal=INT --kill-after=5 "$(awk -v left="$left" 'BEGIN { print 60 * left + 5 }')" \
+timeout --foreground --signal=INT --kill-after=20 "$(awk -v left="$left" 'BEGIN { print 60 * left + 20 }')" \
   "${run[@]}" -m "benchmark.$command" "$experiment" --time-limit "$left" \
-  --finish-within "$(minutes "$finish" 0)" "${known[@]}" "$@" "results=$results" 2>&1 | tee -a "$out/log.txt"
+  --finish-within "$(minutes "$finish" 0)" "${known[@]}" "$@" "results=$results" 2>&1 | tee -i -a "$out/log.txt"
 code=${PIPESTATUS[0]}
 case "$code" in 124 | 137) say "error: stopped after $SECONDS s, long after its own limit; see $out/log.txt" ;; esac
 

@@ -246,7 +246,7 @@ def test_unknown_experiment() -> None:
 @pytest.mark.parametrize(
     "name",
     ["aa", "against", "audit", "export", "findings", "portions", "prepare", "publish", "released",
-     "report", "tokenize"],
+     "report", "speed.reporting", "speed.statistics", "speed.synthetic_store", "tokenize"],
 )  # fmt: skip
 def test_every_command_says_what_it_takes(
     name: str, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

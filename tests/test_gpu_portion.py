@@ -102,8 +102,8 @@ def test_it_is_over_when_it_said(tmp_path: Path) -> None:
     python.chmod(0o755)
     done = subprocess.run(
         ["bash", str(repo / "scripts" / SCRIPT.name), "-", str(tmp_path / "out"), "smoke"],
-        env={**os.environ, "MINUTES": "0.45", COMMIT_VARIABLE: "a" * 40},
-        capture_output=True, text=True, check=False, timeout=30,
+        env={**os.environ, "MINUTES": "0.8", COMMIT_VARIABLE: "a" * 40},
+        capture_output=True, text=True, check=False, timeout=50,
     )  # fmt: skip
     assert done.returncode == 124
     assert "long after its own limit" in done.stderr

@@ -17,10 +17,11 @@ import pytest
 from benchmark import experiment, mps, scheduler
 from benchmark.errors import UserError
 from benchmark.gpu import Gpu, Room
+from benchmark.guard import undisturbed
 from benchmark.scheduler import Planned
 
 # Notes how it is called. A daemon is a process that keeps what it writes to open, as the real one
-# may; "servers" is what a process of the service leaves in its folder.
+# may; "servers" has the processes that hold the GPU once one of the service has used it.
 CONTROL = """#!/bin/bash
 folder="$CUDA_MPS_PIPE_DIRECTORY"
 fate="$(cat "{root}/fate" 2>/dev/null)"
@@ -38,15 +39,21 @@ read -r order
 echo "$order" >> "{root}/log"
 case "$order" in
   get_server_list) cat "$folder/servers" 2>/dev/null; exit 0 ;;
-  quit) [ "$fate" = deaf ] || kill "$(cat "$folder/nvidia-cuda-mps-control.pid")" ;;
+  quit)
+    [ "$fate" != deaf ] || exec sleep 60
+    kill "$(cat "$folder/nvidia-cuda-mps-control.pid")" $(cat "$folder/servers") ;;
 esac
 """
 TRY = """
-import os, pathlib
+import os, pathlib, subprocess
 assert os.environ["CUDA_VISIBLE_DEVICES"] == {seen!r}, "another GPU"
 folder = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
 assert os.environ["CUDA_MPS_LOG_DIRECTORY"] == folder
-pathlib.Path(folder, "servers").write_text("4711\\n")
+server = subprocess.Popen(["sleep", "60"], start_new_session=True)
+pathlib.Path(folder, "servers").write_text(f"{{server.pid}}\\n")
+with open({pids!r}, "a") as pids:
+    pids.write(f"{{server.pid}}\\n")
+os._exit(0)
 """
 
 
@@ -58,6 +65,10 @@ class Service:
 
     def fate(self, word: str) -> None:
         (self.root / "fate").write_text(word)
+
+    def attempt(self, seen: str = "0") -> str:
+        """What a process of the service does first, if it is to see the GPU by this name."""
+        return TRY.format(seen=seen, pids=str(self.root / "pids"))
 
     def log(self) -> list[str]:
         file = self.root / "log"
@@ -79,8 +90,8 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
     monkeypatch.setenv("PATH", f"{root}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.delenv(mps.PIPE_VARIABLE, raising=False)
     monkeypatch.setattr(mps, "DEFAULT_FOLDER", str(root / "default"))
-    monkeypatch.setattr(mps, "_TRY", TRY.format(seen="0"))
     made = Service(root)
+    monkeypatch.setattr(mps, "_TRY", made.attempt())
     yield made
     for pid in made.alive():
         psutil.Process(pid).kill()
@@ -93,15 +104,17 @@ def test_a_service_is_for_one_gpu_and_ends(
     visible: str, seen: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numbers begin anew for those who use it; other names stay."""
-    monkeypatch.setattr(mps, "_TRY", TRY.format(seen=seen))
+    monkeypatch.setattr(mps, "_TRY", service.attempt(seen))
     with mps.serve(visible) as given:
         folder = Path(given[mps.PIPE_VARIABLE])
         assert given == {
             mps.PIPE_VARIABLE: str(folder), mps.LOG_VARIABLE: str(folder),
             "CUDA_VISIBLE_DEVICES": seen,
         }  # fmt: skip
-        assert len(service.alive()) == 1
-    assert service.log() == [f"start {visible} {folder}", "get_server_list", "quit"]
+        assert len(service.alive()) == 2
+    assert service.log() == [
+        f"start {visible} {folder}", "get_server_list", "get_server_list", "quit"
+    ]  # fmt: skip
     assert service.alive() == [] and not folder.exists()
 
 
@@ -114,31 +127,78 @@ def test_a_service_ends_after_an_error(service: Service) -> None:
 def test_one_that_does_not_listen_is_killed(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the process that holds the GPU, and before somebody loses patience with this one."""
     service.fate("deaf")
-    monkeypatch.setattr(mps, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(mps, "END_SECONDS", 0.5)
     with mps.serve("0"):
-        assert len(service.alive()) == 1
+        assert len(service.alive()) == 2
+        started = time.monotonic()
+    assert time.monotonic() - started < 10
     deadline = time.monotonic() + 10
     while service.alive() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert service.alive() == []
 
 
+SERVE = """
+import signal, sys, time
+from benchmark import mps
+from benchmark.guard import guard
+mps._TRY = {attempt!r}
+signal.signal(signal.SIGHUP, {hup})
+def work():
+    with mps.serve("0"):
+        print("ready", flush=True)
+        time.sleep(4)
+    print("done", flush=True)
+guard(work)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_whoever_ends_this_process_ends_the_service(
+    number: signal.Signals, ignored: bool, service: Service
+) -> None:
+    """A batch system, a terminal that is closed (unless by nohup), or Ctrl-C."""
+    hup = "signal.SIG_IGN" if ignored else "signal.SIG_DFL"
+    code = SERVE.format(attempt=service.attempt(), hup=hup)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        assert len(service.alive()) == 2
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=60)
+    stays = ignored and number == signal.SIGHUP
+    assert (process.returncode, out) == ((0, "done\n") if stays else (130, ""))
+    assert ("interrupted: " in errors) != stays and "Traceback" not in errors
+    assert service.alive() == []
+
+
+def test_a_second_interruption_does_not_leave_it_half_ended() -> None:
+    with undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
 @pytest.mark.parametrize(
     ("fate", "attempt", "words"),
     [
-        ("refuses", TRY.format(seen="0"), r"does not start \(no such device\)"),
-        ("hangs", TRY.format(seen="0"), r"gave no answer within 1 s"),
+        ("refuses", None, r"does not start \(no such device\)"),
+        ("hangs", None, r"gave no answer within 1 s"),
         ("", "raise SystemExit('CUDA error: 805')", r"does not work here \(CUDA error: 805\)"),
         ("", "import time; time.sleep(60)", r"a process with NVIDIA's MPS gave no answer within 1"),
         ("", "", "a process did not use it"),  # as if the connection had failed
     ],
 )
 def test_a_service_that_does_not_work(
-    fate: str, attempt: str, words: str, service: Service, monkeypatch: pytest.MonkeyPatch
+    fate: str, attempt: str | None, words: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.fate(fate)
-    monkeypatch.setattr(mps, "_TRY", attempt)
+    monkeypatch.setattr(mps, "_TRY", service.attempt() if attempt is None else attempt)
     monkeypatch.setattr(mps, "ANSWER_SECONDS", 1.0)
     monkeypatch.setattr(mps, "TRY_SECONDS", 1.0)
     with pytest.raises(UserError, match=words), mps.serve("0"):
@@ -148,7 +208,7 @@ def test_a_service_that_does_not_work(
 
 def test_without_the_program_there_is_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mps, "which", lambda name: None)
-    assert not mps.is_running()
+    assert mps.running() is None
     with pytest.raises(UserError, match="nvidia-cuda-mps-control is not installed"), mps.serve("0"):
         pytest.fail("there is none")
 
@@ -164,52 +224,75 @@ def cells(tmp_path: Path) -> list[Planned]:
     return experiment.plan("smoke", overrides, check=False)
 
 
-def test_gpus_with_several_cells_get_a_service(
-    service: Service, cells: list[Planned], capsys: pytest.CaptureFixture[str]
-) -> None:
-    room = Room(8, GPUS)
+def test_cells_share_gpus_by_a_service_each(
+    service: Service, cells: list[Planned], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The second one, too, which has room for one cell: of what others take more is known later."""
+    room = Room(8, [GPUS[0], GPUS[1]._replace(visible="0")])
     assert experiment.side_by_side(cells, room) == [3, 1]
     with experiment.shared_by_mps(cells, room, "auto") as shared:
-        assert list(shared.services) == [0]
+        assert sorted(shared.services) == [0, 1]
         assert shared.environment(0) == shared.services[0]
-        assert shared.environment(1) == {"CUDA_VISIBLE_DEVICES": "1"}
-        assert room.environment(0) == {"CUDA_VISIBLE_DEVICES": "0"}
+        assert shared.services[0][mps.PIPE_VARIABLE] != shared.services[1][mps.PIPE_VARIABLE]
+        assert shared.in_turns == frozenset()
+        assert experiment.side_by_side(cells, shared) == [3, 1]
+        assert len(service.alive()) == 4
     assert service.alive() == []
-    assert capsys.readouterr().err == (
-        "NVIDIA's MPS is on for GPU 0 (Card A, 40.0 GB free): its cells run at the same time\n"
-    )
+    assert room.environment(0) == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert capsys.readouterr().err.splitlines() == [
+        "GPU 0 (Card A, 40.0 GB free): cells run at the same time, by NVIDIA's MPS",
+        "GPU 0 (Card B, 10.0 GB free): cells run at the same time, by NVIDIA's MPS",
+    ]
 
 
-def test_where_there_is_none_cells_take_turns(
-    service: Service, cells: list[Planned], capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("per_gpu", "wanted", "at_once", "rule"),
+    [(None, "auto", 1, "run one after another"), (2, "auto", 2, "take turns"),
+     (None, "off", 1, "run one after another")],
+)  # fmt: skip
+def test_without_a_service_a_gpu_takes_a_cell_at_a_time(
+    per_gpu: int | None, wanted: str, at_once: int, rule: str, service: Service,
+    cells: list[Planned], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Unless more are asked for: they would take turns, and be no faster."""
     service.fate("refuses")
-    with experiment.shared_by_mps(cells, Room(8, GPUS), "auto") as shared:
+    with experiment.shared_by_mps(cells, Room(8, GPUS[:1], per_gpu), wanted) as shared:
         assert shared.services == {}
-    assert capsys.readouterr().err == (
-        "note: cells on GPU 0 (Card A, 40.0 GB free) take turns: NVIDIA's MPS does not start (no "
-        "such device)\n"
-    )
+        assert experiment.side_by_side(cells, shared) == [at_once]
+    why = "--mps off" if wanted == "off" else "NVIDIA's MPS does not start (no such device)"
+    assert capsys.readouterr().err == f"note: GPU 0 (Card A, 40.0 GB free): cells {rule}: {why}\n"
 
 
-def test_no_service_is_started_in_vain(
-    service: Service, cells: list[Planned], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not where it is not wanted, no GPU gets two cells, or somebody's own is there."""
-    for room, wanted in (
-        (Room(8, GPUS), "off"),
-        (Room(8, GPUS, per_gpu=1), "auto"),
-        (Room(8), "auto"),
-    ):
-        with experiment.shared_by_mps(cells, room, wanted) as shared:
+def test_no_service_is_started_in_vain(service: Service, cells: list[Planned]) -> None:
+    """Not where no GPU can get two cells."""
+    for room, some in (
+        (Room(8, GPUS, per_gpu=1), cells), (Room(8), cells), (Room(8, GPUS), cells[:2]),
+        (Room(1, GPUS), cells),
+    ):  # fmt: skip
+        with experiment.shared_by_mps(some, room, "auto") as shared:
             assert shared is room
-    folder = service.root / "theirs"
-    folder.mkdir()
-    (folder / "control").touch()
-    monkeypatch.setenv(mps.PIPE_VARIABLE, str(folder))
-    with experiment.shared_by_mps(cells, Room(8, GPUS), "auto") as shared:
-        assert shared.services == {}
+    assert service.log() == []
+
+
+@pytest.mark.parametrize("wanted", ["auto", "off"])
+def test_a_service_that_runs_already_is_used(
+    wanted: str, service: Service, cells: list[Planned], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As it would be by any process: so cells are told, which then end between kernels."""
+    theirs = service.root / "default"
+    theirs.mkdir()
+    (theirs / "control").touch()
+    with experiment.shared_by_mps(cells, Room(8, GPUS[:1]), wanted) as shared:
+        assert shared.environment(0) == {
+            "CUDA_VISIBLE_DEVICES": "0", mps.PIPE_VARIABLE: str(theirs)
+        }  # fmt: skip
     assert service.log() == ["get_server_list"]
+    assert capsys.readouterr().err == (
+        "GPU 0 (Card A, 40.0 GB free): cells run at the same time, by NVIDIA's MPS, which was "
+        "running before\n"
+    )
 
 
 # Ends as the next line of its own file says; the first two wait for each other.
@@ -268,7 +351,7 @@ def test_an_error_of_cuda_may_be_a_neighbours(
 def test_who_shares_a_gpu_ends_between_kernels(shared: bool, tmp_path: Path) -> None:
     """SIGTERM is then what Ctrl-C is: an exception, behind which kernels are waited for."""
     code = (
-        "import time; from benchmark.guard import guard; from benchmark.run import "
+        "import time; from benchmark.guard import guard; from benchmark.mps import "
         "end_between_kernels; end_between_kernels(); "
         "guard(lambda: (print('ready', flush=True), time.sleep(60))[0])"
     )
@@ -301,3 +384,44 @@ def test_a_cell_that_does_not_end_is_killed(
     started = time.monotonic()
     assert scheduler.run_cells(cells[:1], Room(1), over=ready.exists) == []
     assert time.monotonic() - started < 30
+
+
+# Starts a cell that waits, says its number, and is gone.
+SCHEDULER = """
+import os, subprocess, sys
+cell = (
+    "import time; from benchmark import mps; from benchmark.guard import guard; "
+    "from benchmark.progress import end_with_scheduler; "
+    "mps.end_between_kernels(); end_with_scheduler(); "
+    "guard(lambda: (open({ready!r}, 'w').close(), time.sleep(60))[0])"
+)
+environment = os.environ | {{"DIGER_BENCH_PARENT": str(os.getpid())}}
+print(subprocess.Popen([sys.executable, "-c", cell], env=environment).pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_cell_whose_scheduler_is_killed_ends(shared: bool, tmp_path: Path) -> None:
+    """Between two kernels, where others share the GPU."""
+    environment = {name: value for name, value in os.environ.items() if name != mps.PIPE_VARIABLE}
+    if shared:
+        environment[mps.PIPE_VARIABLE] = str(tmp_path)
+    errors = tmp_path / "errors"
+    code = SCHEDULER.format(ready=str(tmp_path / "ready"))
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=file, text=True,
+        )  # fmt: skip
+    assert process.stdout is not None
+    cell = int(process.stdout.readline())
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    while mps._lives(cell) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not mps._lives(cell)
+    assert ("interrupted: " in errors.read_text()) == shared

@@ -92,6 +92,17 @@ def test_every_cell_runs_within_the_rules(
     assert sorted(ended) == list(range(len(needs)))
 
 
+def test_a_gpu_on_which_they_would_take_turns_takes_one() -> None:
+    waiting = [Want(key, 1) for key in range(6)]
+    world = World(9, [10, 10], None)
+    world.scheduler = Scheduler(9, [10, 10], None, in_turns={0})
+    world.start_all(waiting)
+    assert [len(world.on(0)), len(world.on(1))] == [1, 5]
+    told = Scheduler(9, [10], 2, in_turns={0})
+    starts = [told.start([Want(key, 1)]) for key in range(3)]
+    assert starts == [Start(0, 0), Start(1, 0), None]
+
+
 @given(BUDGETS, PER_GPU, NEEDS)
 def test_no_gpu_is_left_idle(budgets: list[int], per_gpu: int | None, needs: list[int]) -> None:
     world = World(len(needs) + 1, budgets, per_gpu)
@@ -250,6 +261,19 @@ def test_expected_needs_come_from_earlier_runs(cells: list[Planned]) -> None:
     record(tiger, 1500)  # another seed that happened to need less
     needs.learn(tiger.settings.cell)
     assert needs.expected_bytes(tiger.settings.cell) == 2000 + CONTEXT_BYTES
+
+
+def test_what_other_methods_took_is_the_least_of_a_guess(cells: list[Planned]) -> None:
+    pop, tiger = cells[0], cells[2]
+    needs = Needs()
+    record(tiger, 2 * UNKNOWN_BYTES)
+    needs.learn(tiger.settings.cell)
+    assert needs.expected_bytes(pop.settings.cell) == 2 * UNKNOWN_BYTES + CONTEXT_BYTES
+    record(pop, 1000)
+    needs.learn(pop.settings.cell)
+    assert needs.expected_bytes(pop.settings.cell) == 1000 + CONTEXT_BYTES
+    record(tiger, 1000)
+    assert Needs().expected_bytes(tiger.settings.cell) == 1000 + CONTEXT_BYTES
 
 
 def test_a_cell_that_is_set_to_the_cpu_needs_no_gpu(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import json
 import multiprocessing
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -108,6 +110,48 @@ def test_one_that_ends_early_ends_all_of_those_side_by_side() -> None:
     target = Target("smoke", "ml-100k-150u", "pop")  # without steps of the suite's own
     with pytest.raises(UserError, match="side by side ended early"):
         together._run(target, "cpu", 1, 1.0, 2, "suite", {})
+
+
+# Stands for a training that has lost its service; notes its number, and whether it was let go.
+WAITS = """
+import os, pathlib, signal, sys, time
+folder, deaf = pathlib.Path(sys.argv[1]), sys.argv[2] == "True"
+try:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf else signal.default_int_handler)
+    (folder / str(os.getpid())).touch()
+    time.sleep(60)
+except KeyboardInterrupt:
+    (folder / "let go").touch()
+"""
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_those_that_wait_for_ever_are_ended(
+    deaf: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By SIGTERM, and those that do not hear it soon after."""
+    command = [sys.executable, "-I", "-S", "-c", WAITS, str(tmp_path), str(deaf)]
+    monkeypatch.setattr(together, "_command", lambda *given: command)
+    monkeypatch.setattr(together, "START_SECONDS", 4.0)
+    monkeypatch.setattr(together, "END_SECONDS", 1.0 if deaf else 30.0)
+    target = Target("paper", "beauty/keyphrases", "diger_frqud")
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"8 side by side \(suite, MPS\) had not ended after 5 s"):
+        together._run(target, "cuda", 1, 1.0, 8, "suite, MPS", {})
+    assert time.monotonic() - started < 40  # they wait for 60 s
+    assert (tmp_path / "let go").exists() != deaf
+    (pid,) = (int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal())
+    assert not psutil.pid_exists(pid)
+
+
+def test_with_a_service_already_there_nothing_is_measured_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mps, "running", lambda: {"CUDA_MPS_PIPE_DIRECTORY": "theirs"})
+    monkeypatch.setattr(together, "_run", lambda *given: pytest.fail("it was measured"))
+    target = Target("paper", "beauty/keyphrases", "diger_frqud")
+    with pytest.raises(UserError, match="NVIDIA's MPS is running already"):
+        next(together.measure(target, "cuda", 1, 1.0))
 
 
 def _with_a_child(*given: Any) -> None:

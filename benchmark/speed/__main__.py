@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from benchmark import provenance, store
 from benchmark.errors import UserError
 from benchmark.execution import ExecutionChoice, begin
-from benchmark.guard import guard
+from benchmark.guard import guard, undisturbed
 from benchmark.progress import make_progress
 from benchmark.run import check_writable, limit_threads, resolve_device
 from benchmark.speed.target import Target, check, file_name
@@ -259,7 +259,8 @@ def main(given: list[str] | None = None) -> None:
         try:
             session.measure()
         except KeyboardInterrupt:
-            session.write()
+            with undisturbed():
+                session.write()
             where = session.out / session.name
             print(f"interrupted: what was measured is in {where}.json", file=sys.stderr)
             raise SystemExit(130) from None

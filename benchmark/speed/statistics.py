@@ -139,7 +139,7 @@ def _sizes(arguments: Sequence[str]) -> dict[str, int]:
 
 
 def main() -> None:
-    guard(lambda: print(json.dumps(measure_here(**_sizes(sys.argv[1:])))))
+    guard(lambda: print(json.dumps(measure_here(**_sizes(sys.argv[1:])))), __doc__)
 
 
 if __name__ == "__main__":

@@ -275,7 +275,7 @@ def main() -> None:
         finally:
             progress.close()
 
-    guard(action)
+    guard(action, __doc__)
 
 
 if __name__ == "__main__":

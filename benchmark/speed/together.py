@@ -27,6 +27,10 @@ from benchmark.speed.ways import PLAIN, SUITE, WITH_BF16, WITH_MPS
 
 ON_A_GPU = (1, 8)  # a process takes seconds to start, and a node may be there for ten minutes
 GPU_WARM_UP = 100  # the first one records all lengths
+END_SECONDS = 5.0  # for them to end by themselves
+#: For several to start and to record their steps, data and tokenizer being there: four of them took
+#: 26 s on sixteen cores. One that lost its service would wait for ever.
+START_SECONDS = 120.0
 
 
 def counts(device: str) -> Sequence[int]:
@@ -48,6 +52,11 @@ def measure(target: Target, device: str, threads: int, seconds: float) -> Iterat
     elif mps.is_installed():
         # Before those without: a node may be there for minutes, and this is the faster way.
         runs[1:1] = [(WITH_MPS, n, threads) for n in counts(device) if n > 1]
+    if device != "cpu" and mps.running() is not None:
+        raise UserError(
+            "NVIDIA's MPS is running already, so nothing could be measured without it: end it "
+            f"(echo quit | {mps.CONTROL})"
+        )
     plain, alone = None, dict[str, float]()
     failed: UserError | None = None
     for way, n, each in runs:
@@ -84,20 +93,20 @@ def _run(
     target: Target, device: str, threads: int, seconds: float, n: int, way: str,
     environment: Mapping[str, str],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    command = [
-        sys.executable, "-m", "benchmark.speed.together", way, target.experiment, target.dataset,
-        target.method, device, str(threads), str(seconds), str(n), *target.overrides,
-    ]  # fmt: skip
+    command = _command(target, device, threads, seconds, n, way)
+    # The first one prepares data and tokenizer, where they are not there.
+    limit = None if device == "cpu" or n == 1 else START_SECONDS + seconds
     # A group of their own, so that none is left if this is interrupted.
     with subprocess.Popen(
         command, text=True, env={**os.environ, **environment}, stdout=subprocess.PIPE,
         start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            output, _ = process.communicate()
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{n} side by side ({way}) had not ended after {limit:.0f} s") from None
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _end(process)
     # What prepares data may have said so before.
     found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     if process.returncode or len(found) != n:
@@ -105,9 +114,31 @@ def _run(
     return found
 
 
+def _command(
+    target: Target, device: str, threads: int, seconds: float, n: int, way: str
+) -> list[str]:
+    return [
+        sys.executable, "-m", "benchmark.speed.together", way, target.experiment, target.dataset,
+        target.method, device, str(threads), str(seconds), str(n), *target.overrides,
+    ]  # fmt: skip
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End what is left of its group: those who share a GPU by NVIDIA's MPS between two kernels."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+            patience = time.monotonic() + END_SECONDS
+            while number == signal.SIGTERM and time.monotonic() < patience:
+                process.poll()
+                os.killpg(process.pid, 0)  # raises once nobody is left
+                time.sleep(0.05)
+
+
 def _child(
     way: str, target: Target, device: str, threads: int, seconds: float, start: Any, results: Any
 ) -> None:
+    mps.end_between_kernels()
     with subject(target, device, threads) as made:
         execution = target.settings(device, threads).execution.on(device)
         trainer = made.fast(execution)
