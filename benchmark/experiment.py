@@ -4,9 +4,9 @@
 Each cell is its own process, so a crash costs one cell. Cells run side by side, one thread each: on
 the CPU one a core; on GPUs as many as their memory is expected to hold, and no more than there are
 cores, since each drives its GPU from one. Those on one GPU run at the same time by NVIDIA's MPS
-where that can be had, and in turns where not. What is done is skipped; what was interrupted goes
-on. The report comes last. On a machine that is there for a limited time, ``--time-limit`` runs a
-portion (``benchmark.portions``), without a report.
+where that can be had, and one after another where not. What is done is skipped; what was
+interrupted goes on. The report comes last. On a machine that is there for a limited time,
+``--time-limit`` runs a portion (``benchmark.portions``), without a report.
 """
 
 from __future__ import annotations
@@ -207,6 +207,20 @@ def _say_room(parsed: argparse.Namespace, cells: Sequence[Planned], room: Room) 
         print(line, file=sys.stderr, flush=True)
 
 
+def several_on_one(cells: Sequence[Planned], room: Room) -> bool:
+    """Whether two of the cells may ever run on one GPU."""
+    waiting = sum(room.need_bytes(cell.settings) is not None for cell in cells)
+    return room.per_gpu != 1 and min(room.jobs, waiting) > len(room.gpus) > 0
+
+
+def without_a_service(cells: Sequence[Planned], room: Room, wanted: str) -> Room:
+    """The room as it will be if NVIDIA's MPS works where it is installed and ``wanted``."""
+    hoped = mps.is_installed() and (wanted != "off" or mps.running() is not None)
+    if hoped or not several_on_one(cells, room):
+        return room
+    return replace(room, in_turns=frozenset(range(len(room.gpus))))
+
+
 @contextmanager
 def shared_by_mps(cells: Sequence[Planned], room: Room, wanted: str) -> Iterator[Room]:
     """The room with NVIDIA's MPS on the GPUs that the cells use, while it lasts, where several are
@@ -216,16 +230,13 @@ def shared_by_mps(cells: Sequence[Planned], room: Room, wanted: str) -> Iterator
     Args:
         wanted: ``auto``, or ``off`` for none.
     """
-    used = [place for place, n in enumerate(side_by_side(cells, room)) if n]
-    waiting = sum(room.need_bytes(cell.settings) is not None for cell in cells)
-    if room.per_gpu == 1 or len(used) >= min(room.jobs, waiting):  # never two on one
+    if not several_on_one(cells, room):
         yield room
         return
     services: dict[int, Mapping[str, str]] = {}
     theirs = mps.running()
     with ExitStack() as stack:
-        for place in used:
-            gpu = room.gpus[place]
+        for place, gpu in enumerate(room.gpus):
             try:
                 if theirs is not None:
                     services[place] = theirs
@@ -236,10 +247,14 @@ def shared_by_mps(cells: Sequence[Planned], room: Room, wanted: str) -> Iterator
                 line = f"{gpu}: cells run at the same time, by NVIDIA's MPS"
                 line += "" if theirs is None else ", which was running before"
             except UserError as error:
-                rule = "take turns" if room.per_gpu else "run one after another"
+                rule = (
+                    "take turns" if room.per_gpu else "run one after another (--jobs-per-gpu N: N)"
+                )
                 line = f"note: {gpu}: cells {rule}: {error}"
             print(line, file=sys.stderr, flush=True)
-        yield replace(room, services=services, in_turns=frozenset(used) - frozenset(services))
+        yield replace(
+            room, services=services, in_turns=frozenset(range(len(room.gpus))) - set(services)
+        )
 
 
 def execute(parsed: argparse.Namespace) -> None:
@@ -323,12 +338,14 @@ def carry_out(parsed: argparse.Namespace, cells: Sequence[Planned]) -> Outcome |
         print(f"{parsed.experiment}: {len(cells)} cells, {done} done, {len(left)} left", flush=True)
     room = find_room(parsed.jobs, per_gpu, left, parsed.known)
     known.kind = "cuda" if room.gpus else "cpu"
-    if left:
-        _say_room(parsed, left, room)
     if parsed.dry_run:
+        if left:
+            _say_room(parsed, left, without_a_service(left, room, parsed.mps))
         return None
     prepare_all(left)
     with shared_by_mps(left, room, parsed.mps) as room:
+        if left:
+            _say_room(parsed, left, room)
         if limits is None:
             return Outcome(run_cells(left, room) if left else [], False)
         return Outcome(run_portion(cells, left, room, known, limits), True)

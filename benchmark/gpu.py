@@ -113,8 +113,8 @@ class Needs:
     """What GPU memory cells are expected to take, from what finished ones took.
 
     A cell of the same configuration says it best (its seeds need the same); else the hungriest of
-    the same data set and method does; else it is a guess, and no lower than the hungriest of those
-    methods on the data set that were asked for before. ``elsewhere`` are other stores to look into.
+    the same data set and method does; else it is a guess, and no lower than the hungriest of other
+    methods on the data set. ``elsewhere`` are other stores to look into.
     """
 
     def __init__(self, elsewhere: Sequence[Path] = ()) -> None:
@@ -125,17 +125,20 @@ class Needs:
         """Expected need of a cell, its CUDA context included."""
         peaks = self._known(cell)
         if not peaks:
-            # Of another method, but one that shows how large runs of this data set are.
-            others = [
-                kept for (data, _), kept in self._peaks.items() if data == cell.dataset and kept
-            ]
-            known = [CONTEXT_BYTES + max(kept.values()) for kept in others]
+            # Of other methods, but they show how large runs of this data set are.
+            others = [self._known(replace(cell, method=name)) for name in self._methods(cell)]
+            known = [CONTEXT_BYTES + peak for kept in others for peak in kept.values()]
             return max([UNKNOWN_BYTES, *known])
         return CONTEXT_BYTES + peaks.get(cell.folder.parent.name, max(peaks.values()))
 
     def learn(self, cell: Cell) -> None:
         """Take note of a cell that has finished."""
         _note(self._known(cell), cell.folder)
+
+    def _methods(self, cell: Cell) -> set[str]:
+        """Those with runs of the cell's data set."""
+        roots = (cell.root, *self._elsewhere)
+        return {path.name for root in roots for path in (root / cell.dataset).glob("*")}
 
     def _known(self, cell: Cell) -> dict[str, int]:
         """Peak by configuration among the stored runs of the cell's data set and method."""
@@ -182,9 +185,14 @@ class Room:
     services: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     in_turns: frozenset[int] = frozenset()
 
-    def environment(self, place: int) -> dict[str, str]:
-        """What a cell on this GPU needs in its environment to see it alone."""
-        return {VISIBLE_VARIABLE: self.gpus[place].visible, **self.services.get(place, {})}
+    def environment(self, place: int, shares: bool = True) -> dict[str, str]:
+        """What a cell on this GPU needs in its environment to see no other.
+
+        Args:
+            shares: whether it is to use the service there, if there is one.
+        """
+        service = self.services.get(place, {}) if shares else {}
+        return {VISIBLE_VARIABLE: self.gpus[place].visible, **service}
 
     def need_bytes(self, settings: Settings) -> int | None:
         """What a cell is expected to take of a GPU's memory; None: it runs on the CPU."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 from benchmark.errors import UserError
+
+Handler = Callable[[int, FrameType | None], None]
 
 
 def guard(action: Callable[[], None], usage: str | None = None) -> None:
@@ -30,15 +34,51 @@ def guard(action: Callable[[], None], usage: str | None = None) -> None:
         raise SystemExit(130) from None
 
 
+#: What ends a process: Ctrl-C, a batch system, a terminal that is closed.
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def end_once(number: int, frame: FrameType | None) -> None:
+    """A handler that ends this process as Ctrl-C does, after which no other signal is heard that
+    would break its way out off: they often come in twos, to the group and to the process."""
+    _replace(ENDINGS, _unheard)
+    raise KeyboardInterrupt
+
+
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Meanwhile Ctrl-C is not heard: for a way out of a few seconds, which a second one would break
-    off."""
-    if threading.current_thread() is not threading.main_thread():
+def ended_once() -> Iterator[None]:
+    """Meanwhile `end_once` answers all that would end this process, but for what it ignores."""
+    with _instead(ENDINGS, end_once):
         yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def undisturbed(*numbers: signal.Signals) -> Iterator[None]:
+    """Meanwhile these signals are not heard: for a way out of a few seconds."""
+    with _instead(numbers, _unheard):
+        yield
+
+
+def _unheard(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN, which processes started meanwhile would have, too."""
+
+
+@contextmanager
+def _instead(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[None]:
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = _replace(numbers, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, one in before.items():
+            signal.signal(number, one)
+
+
+def _replace(numbers: Sequence[signal.Signals], handler: Handler) -> dict[signal.Signals, Any]:
+    """The handlers until now; what is ignored, as by nohup, stays so."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: one for number, one in before.items() if one is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
+    return before

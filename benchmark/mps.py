@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,16 +26,16 @@ from typing import Any
 import psutil
 
 from benchmark.errors import UserError
-from benchmark.guard import undisturbed
+from benchmark.guard import ENDINGS, ended_once, undisturbed
 
 CONTROL = "nvidia-cuda-mps-control"
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 PIPE_VARIABLE, LOG_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 #: The control program answers at once or, where the service does not work, not at all.
 ANSWER_SECONDS = 20.0
-#: For each order by which a service is ended, and for it to end before what is left is killed;
-#: whoever stops this process may give it no more than some ten seconds.
-END_SECONDS = 3.0
+#: For each of two orders by which a service is ended, and once more before what is left is killed:
+#: whoever stops this process may not give it long.
+END_SECONDS = 2.0
 #: To import torch and to make the first context, which starts the service's server.
 TRY_SECONDS = 120.0
 PID_FILE = f"{CONTROL}.pid"
@@ -72,27 +71,22 @@ def in_use() -> bool:
     return PIPE_VARIABLE in os.environ
 
 
-def end_between_kernels() -> None:
-    """Where this process shares the GPU by a service, let SIGTERM end it as Ctrl-C does: who ends
-    in the middle of a kernel may leave the service, and so all who share it, in any state (NVIDIA,
-    Multi-Process Service, "Client termination")."""
-    if in_use():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
 @contextmanager
-def _heard(*numbers: signal.Signals) -> Iterator[None]:
-    """Meanwhile these end this process as Ctrl-C does, but for those that it is to ignore."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {n: h for n in numbers if (h := signal.getsignal(n)) is signal.SIG_DFL}
-    try:
-        for number in before:
-            signal.signal(number, signal.default_int_handler)
+def ended_between_kernels() -> Iterator[None]:
+    """Where this process shares the GPU by a service, have SIGTERM end it as Ctrl-C does, and wait
+    for its kernels at the end: who ends in the middle of one may leave the service, and so all who
+    share it, in any state (NVIDIA, Multi-Process Service, "Client termination")."""
+    if not in_use():
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return
+    with ended_once():
+        try:
+            yield
+        finally:
+            torch = sys.modules.get("torch")
+            if torch is not None and torch.cuda.is_initialized():
+                with suppress(Exception):  # an error on the GPU has been told
+                    torch.cuda.synchronize()
 
 
 @contextmanager
@@ -111,7 +105,7 @@ def serve(visible: str) -> Iterator[dict[str, str]]:
         raise UserError(f"{CONTROL} is not installed")
     # A batch system or a closed terminal says SIGTERM or SIGHUP, and nobody else ends the service.
     with (
-        _heard(signal.SIGTERM, signal.SIGHUP),
+        ended_once(),
         tempfile.TemporaryDirectory(prefix="mps-", ignore_cleanup_errors=True) as folder,
     ):
         places = {PIPE_VARIABLE: folder, LOG_VARIABLE: folder}
@@ -125,7 +119,7 @@ def serve(visible: str) -> Iterator[dict[str, str]]:
                 raise UserError("NVIDIA's MPS was started, but a process did not use it")
             yield given
         finally:
-            with undisturbed():
+            with undisturbed(*ENDINGS):
                 _stop(own, Path(folder))
 
 
@@ -157,10 +151,10 @@ def _try(given: Mapping[str, str]) -> None:
 
 def _stop(environment: Mapping[str, str], folder: Path) -> None:
     """End the service; what of it does not end by itself is killed."""
-    control = _pid(folder)
-    pids = [] if control is None else [control]
+    pids = _processes(folder)
     with suppress(UserError, OSError):
-        pids += _servers(environment, END_SECONDS)
+        pids |= set(_servers(environment, END_SECONDS))
+    with suppress(UserError, OSError):
         _control("quit", environment, END_SECONDS)  # which waits for those who use it
     patience = time.monotonic() + END_SECONDS
     while any(map(_lives, pids)) and time.monotonic() < patience:
@@ -176,11 +170,13 @@ def _servers(environment: Mapping[str, str], seconds: float) -> list[int]:
     return [] if code else [int(word) for word in said.split() if word.isdecimal()]
 
 
-def _pid(folder: Path) -> int | None:
+def _processes(folder: Path) -> set[int]:
+    """The daemon of the service in this folder, and what it has started."""
     try:
-        return int((folder / PID_FILE).read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
+        daemon = psutil.Process(int((folder / PID_FILE).read_text(encoding="ascii")))
+        return {process.pid for process in (daemon, *daemon.children(recursive=True))}
+    except (OSError, ValueError, psutil.Error):
+        return set()
 
 
 def _lives(pid: int) -> bool:

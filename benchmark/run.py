@@ -317,9 +317,9 @@ def check_command_line(arguments: list[str]) -> None:
 
 def main() -> None:
     end_with_scheduler()
-    mps.end_between_kernels()
-    guard(lambda: check_command_line(sys.argv[1:]))
-    guard(hydra_main)
+    with mps.ended_between_kernels():
+        guard(lambda: check_command_line(sys.argv[1:]))
+        guard(hydra_main)
 
 
 if __name__ == "__main__":

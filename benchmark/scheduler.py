@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +33,10 @@ POLL_SECONDS = 0.5
 #: What torch, CUDA or its libraries say when the GPU's memory has run out.
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 #: What they say of an error on the GPU.
-CUDA_ERROR = ("CUDA error", "AcceleratorError", "CUBLAS_STATUS_", "Triton Error [CUDA]")
+CUDA_ERROR = (
+    "CUDA error", "AcceleratorError", "CUBLAS_STATUS_", "CUDNN_STATUS_", "Triton Error [CUDA]",
+    "CUDA initialization", "torch sees no GPU",
+)  # fmt: skip
 #: For cells to end by themselves; one in the middle of a long loop of C listens to nothing.
 STOP_SECONDS = 10.0
 #: The last part of a cell's output, which is all that is searched.
@@ -202,7 +206,10 @@ def command_of(cell: Planned) -> list[str]:
     return [sys.executable, "-m", "benchmark.run", *cell.overrides]
 
 
-def _launch(key: int, cell: Planned, slot: int, place: int | None, room: Room) -> _Job:
+def _launch(
+    key: int, cell: Planned, slot: int, place: int | None, room: Room, shares: bool = True
+) -> _Job:
+    """Start a cell on a GPU. shares: whether by the service there, if there is one."""
     folder = cell.settings.cell.folder
     folder.mkdir(parents=True, exist_ok=True)
     threads = str(cell.settings.threads)
@@ -214,11 +221,14 @@ def _launch(key: int, cell: Planned, slot: int, place: int | None, room: Room) -
         "OPENBLAS_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
     }
+    command = command_of(cell)
     if place is not None:
-        environment |= room.environment(place)
+        environment |= room.environment(place, shares)
+        # A GPU that cannot be reached now is an error, and no reason to go on without it.
+        command.append("device=cuda")
     with (folder / "output.log").open("wb") as output:
         process = subprocess.Popen(
-            command_of(cell),
+            command,
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
         )  # fmt: skip
     settings = cell.settings
@@ -261,7 +271,9 @@ class _Run:
             self.waiting.remove(start.key)
             taken = {job.slot for job in self.running}
             slot = next(slot for slot in range(self.room.jobs) if slot not in taken)
-            job = _launch(start.key, self.cells[start.key], slot, start.gpu, self.room)
+            # One that is alone needs no service, and who comes after an error may find none.
+            shares = start.key not in self.alone_on
+            job = _launch(start.key, self.cells[start.key], slot, start.gpu, self.room, shares)
             beside = [other for other in self.running if other.gpu == start.gpu]
             for other in [*beside, job] if beside else []:
                 other.company = True
@@ -340,7 +352,7 @@ def run_cells(
                     run.ended(job, code)
                     run.start_what_may()
     finally:
-        with undisturbed():
+        with undisturbed(signal.SIGINT):
             run.stop()
         overall.close()
     return run.failures

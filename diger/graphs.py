@@ -91,6 +91,9 @@ class Graphs:
         except torch.OutOfMemoryError:
             raise  # eager steps would need as much: whoever planned the memory has to know
         except (RuntimeError, AssertionError) as error:  # the latter where there is no CUDA
+            if isinstance(error.__context__, KeyboardInterrupt):
+                # What a recording says that was broken off hides by what.
+                raise error.__context__ from None
             self.failure = str(error).splitlines()[0]
             self._graphs.clear()
             warnings.warn(

@@ -331,3 +331,17 @@ def test_nothing_stored_is_no_runs(tmp_path: Path) -> None:
     path, problems = write_findings(["experiment=beauty", f"store={tmp_path}", f"out={out}"])
     assert (path, problems) == (out, [])
     assert "36 of the 36 cells of beauty are not finished" in out.read_text(encoding="utf-8")
+
+
+def test_experiments_on_one_split_are_judged_together_on_request(tmp_path: Path) -> None:
+    """Methods of one beside those of the other; none is in both with other settings."""
+    options = [f"store={REPO / 'results' / 'published'}", f"out={tmp_path / 'f.md'}"]
+    together = "beauty-cpu-kmeans+beauty-cpu-baselines"
+    path, problems = write_findings([f"experiment={together}", *options])
+    assert problems == []
+    claim = path.read_text(encoding="utf-8").split("## SASRec and LightGCN are far behind.")[1]
+    verdict, rest = claim.split(f"### {together}, beauty-keyphrases: ")[1].split("\n", 1)
+    assert verdict in (SUPPORTED, CONTRADICTED, NOT_DECIDED)
+    assert "| DIGER (FrqUD) | SASRec (CE) | 3, " in rest
+    with pytest.raises(UserError, match="diger_frqud, tiger on beauty-keyphrases with different"):
+        write_findings(["experiment=beauty-cpu-kmeans+beauty-cpu", *options])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,12 +101,14 @@ def test_it_is_over_when_it_said(tmp_path: Path) -> None:
     python = repo / ".venv" / "bin" / "python"
     python.write_text("#!/usr/bin/env bash\nexec sleep 60\n")
     python.chmod(0o755)
+    started = time.monotonic()
     done = subprocess.run(
         ["bash", str(repo / "scripts" / SCRIPT.name), "-", str(tmp_path / "out"), "smoke"],
         env={**os.environ, "MINUTES": "0.8", COMMIT_VARIABLE: "a" * 40},
         capture_output=True, text=True, check=False, timeout=50,
     )  # fmt: skip
     assert done.returncode == 124
+    assert time.monotonic() - started < 48 - 20
     assert "long after its own limit" in done.stderr
     assert (tmp_path / "out" / "log.txt").exists()
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from benchmark import experiment, mps, scheduler
 from benchmark.errors import UserError
 from benchmark.gpu import Gpu, Room
-from benchmark.guard import undisturbed
+from benchmark.guard import ENDINGS, ended_once, undisturbed
 from benchmark.scheduler import Planned
 
 # Notes how it is called. A daemon is a process that keeps what it writes to open, as the real one
@@ -37,10 +38,12 @@ if [ "${{1:-}}" = -d ]; then
 fi
 read -r order
 echo "$order" >> "{root}/log"
+[ "$fate" != "no answer" ] || exec sleep 60
 case "$order" in
   get_server_list) cat "$folder/servers" 2>/dev/null; exit 0 ;;
   quit)
     [ "$fate" != deaf ] || exec sleep 60
+    [ "$fate" != slow ] || sleep 1
     kill "$(cat "$folder/nvidia-cuda-mps-control.pid")" $(cat "$folder/servers") ;;
 esac
 """
@@ -124,14 +127,20 @@ def test_a_service_ends_after_an_error(service: Service) -> None:
     assert service.alive() == []
 
 
+@pytest.mark.parametrize("fate", ["deaf", "no answer"])
 def test_one_that_does_not_listen_is_killed(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    fate: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the process that holds the GPU, and before somebody loses patience with this one."""
-    service.fate("deaf")
     monkeypatch.setattr(mps, "END_SECONDS", 0.5)
+    children = mps._processes
     with mps.serve("0"):
-        assert len(service.alive()) == 2
+        _, server = service.alive()
+        # The stand-in's server is no child of its daemon's.
+        monkeypatch.setattr(mps, "_processes", lambda folder: children(folder) | {server})
+        if fate == "deaf":
+            monkeypatch.setattr(mps, "_processes", children)
+        service.fate(fate)
         started = time.monotonic()
     assert time.monotonic() - started < 10
     deadline = time.monotonic() + 10
@@ -140,48 +149,93 @@ def test_one_that_does_not_listen_is_killed(
     assert service.alive() == []
 
 
+def test_a_daemon_is_known_with_what_it_started(tmp_path: Path) -> None:
+    code = "import subprocess; subprocess.run(['sleep', '60'])"
+    with subprocess.Popen([sys.executable, "-c", code]) as daemon:
+        (tmp_path / mps.PID_FILE).write_text(f"{daemon.pid}\n")
+        deadline = time.monotonic() + 30
+        while len(found := mps._processes(tmp_path)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for pid in found:
+            psutil.Process(pid).kill()
+    assert daemon.pid in found and len(found) == 2
+    assert mps._processes(tmp_path) == set()
+
+
+def test_the_end_is_not_interrupted(service: Service) -> None:
+    """By a batch system, say, whose patience ends while the service does."""
+    service.fate("slow")
+    with mps.serve("0"):
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+    timer.join()
+    assert service.alive() == []
+
+
 SERVE = """
 import signal, sys, time
 from benchmark import mps
 from benchmark.guard import guard
 mps._TRY = {attempt!r}
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, {hup})
 def work():
     with mps.serve("0"):
         print("ready", flush=True)
-        time.sleep(4)
+        time.sleep({seconds})
     print("done", flush=True)
 guard(work)
 """
+ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("numbers", [*((one,) for one in ENDS), *((one, one) for one in ENDS),
+                                     (signal.SIGTERM, signal.SIGINT)])  # fmt: skip
 def test_whoever_ends_this_process_ends_the_service(
-    number: signal.Signals, ignored: bool, service: Service
+    numbers: tuple[signal.Signals, ...], service: Service
 ) -> None:
-    """A batch system, a terminal that is closed (unless by nohup), or Ctrl-C."""
-    hup = "signal.SIG_IGN" if ignored else "signal.SIG_DFL"
-    code = SERVE.format(attempt=service.attempt(), hup=hup)
+    """A batch system, a terminal that is closed, or Ctrl-C; they come in twos, and no second one
+    leaves it half ended."""
+    code = SERVE.format(attempt=service.attempt(), hup="signal.SIG_DFL", seconds=60)
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         assert len(service.alive()) == 2
-        process.send_signal(number)
+        service.fate("slow")
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.2)
         out, errors = process.communicate(timeout=60)
-    stays = ignored and number == signal.SIGHUP
-    assert (process.returncode, out) == ((0, "done\n") if stays else (130, ""))
-    assert ("interrupted: " in errors) != stays and "Traceback" not in errors
+    assert (process.returncode, out) == (130, "")
+    assert "interrupted: " in errors and "Traceback" not in errors
     assert service.alive() == []
 
 
-def test_a_second_interruption_does_not_leave_it_half_ended() -> None:
-    with undisturbed():
-        os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
+def test_what_is_ignored_stays_so(service: Service) -> None:
+    """As by nohup."""
+    code = SERVE.format(attempt=service.attempt(), hup="signal.SIG_IGN", seconds=2)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "done\n")
+    assert service.alive() == []
+
+
+def test_a_way_out_is_not_disturbed() -> None:
+    with ended_once(), undisturbed(*ENDINGS):
+        for number in ENDINGS:
+            os.kill(os.getpid(), number)
+    for number in ENDINGS:
+        with ended_once():
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+                time.sleep(5)
+            os.kill(os.getpid(), number)  # on the way out
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(
@@ -248,8 +302,9 @@ def test_cells_share_gpus_by_a_service_each(
 
 @pytest.mark.parametrize(
     ("per_gpu", "wanted", "at_once", "rule"),
-    [(None, "auto", 1, "run one after another"), (2, "auto", 2, "take turns"),
-     (None, "off", 1, "run one after another")],
+    [(None, "auto", 1, "run one after another (--jobs-per-gpu N: N)"),
+     (2, "auto", 2, "take turns"),
+     (None, "off", 1, "run one after another (--jobs-per-gpu N: N)")],
 )  # fmt: skip
 def test_without_a_service_a_gpu_takes_a_cell_at_a_time(
     per_gpu: int | None, wanted: str, at_once: int, rule: str, service: Service,
@@ -341,19 +396,18 @@ def test_an_error_of_cuda_may_be_a_neighbours(
     log = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert len(failures) == (1 if tries == 2 else 2)
     assert all(FAULT in failure for failure in failures)
-    for name in names:
-        assert [place for who, *place in log if who == name] == [
-            ["here" if served else "None"]
-        ] * tries
+    first = ["here" if served else "None"]
+    for name in names:  # alone there is nobody to share with
+        assert [place for who, *place in log if who == name] == [first, ["None"]][:tries]
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_who_shares_a_gpu_ends_between_kernels(shared: bool, tmp_path: Path) -> None:
-    """SIGTERM is then what Ctrl-C is: an exception, behind which kernels are waited for."""
+    """SIGTERM is then what Ctrl-C is."""
     code = (
         "import time; from benchmark.guard import guard; from benchmark.mps import "
-        "end_between_kernels; end_between_kernels(); "
-        "guard(lambda: (print('ready', flush=True), time.sleep(60))[0])"
+        "ended_between_kernels as ended\n"
+        "with ended(): guard(lambda: (print('ready', flush=True), time.sleep(60))[0])"
     )
     environment = {name: value for name, value in os.environ.items() if name != mps.PIPE_VARIABLE}
     if shared:
@@ -391,9 +445,9 @@ SCHEDULER = """
 import os, subprocess, sys
 cell = (
     "import time; from benchmark import mps; from benchmark.guard import guard; "
-    "from benchmark.progress import end_with_scheduler; "
-    "mps.end_between_kernels(); end_with_scheduler(); "
-    "guard(lambda: (open({ready!r}, 'w').close(), time.sleep(60))[0])"
+    "from benchmark.progress import end_with_scheduler; end_with_scheduler()\\n"
+    "with mps.ended_between_kernels():\\n"
+    "    guard(lambda: (open({ready!r}, 'w').close(), time.sleep(60))[0])"
 )
 environment = os.environ | {{"DIGER_BENCH_PARENT": str(os.getpid())}}
 print(subprocess.Popen([sys.executable, "-c", cell], env=environment).pid, flush=True)
@@ -425,3 +479,22 @@ def test_a_cell_whose_scheduler_is_killed_ends(shared: bool, tmp_path: Path) -> 
         time.sleep(0.05)
     assert not mps._lives(cell)
     assert ("interrupted: " in errors.read_text()) == shared
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_kernels_are_waited_for_at_the_end(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after an error on the GPU, which this one would meet again."""
+    torch, waited = pytest.importorskip("torch"), []
+
+    def synchronize() -> None:
+        waited.append(True)
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.delenv(mps.PIPE_VARIABLE, raising=False)
+    if shared:
+        monkeypatch.setenv(mps.PIPE_VARIABLE, "here")
+    with pytest.raises(SystemExit), mps.ended_between_kernels():
+        raise SystemExit(2)
+    assert waited == [True] * shared

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import experiment, gpu, scheduler
+from benchmark import experiment, gpu, mps, scheduler
 from benchmark.errors import UserError
 from benchmark.gpu import CONTEXT_BYTES, UNKNOWN_BYTES, Gpu, Needs, Room
 from benchmark.scheduler import Planned, Scheduler, Start, Want
@@ -265,9 +265,8 @@ def test_expected_needs_come_from_earlier_runs(cells: list[Planned]) -> None:
 
 def test_what_other_methods_took_is_the_least_of_a_guess(cells: list[Planned]) -> None:
     pop, tiger = cells[0], cells[2]
-    needs = Needs()
     record(tiger, 2 * UNKNOWN_BYTES)
-    needs.learn(tiger.settings.cell)
+    needs = Needs()
     assert needs.expected_bytes(pop.settings.cell) == 2 * UNKNOWN_BYTES + CONTEXT_BYTES
     record(pop, 1000)
     needs.learn(pop.settings.cell)
@@ -369,8 +368,12 @@ def test_a_dry_run_says_how_gpus_are_shared(
     monkeypatch.setattr(experiment, "visible_gpus", lambda: GPUS[:1])
     monkeypatch.setattr(experiment, "default_jobs", lambda: 5)
     overrides = [f"results={tmp_path}/r", "grid.method=[pop,tiger]"]
-    experiment.main(["smoke", "--dry-run", *overrides])
-    assert capsys.readouterr().err == ("2 cells at a time on GPU GPU-a (Card A, 40.0 GB free)\n")
+    for installed, off, n in ((True, [], "2 cells"), (False, [], "1 cell"),
+                              (True, ["--mps", "off"], "1 cell")):  # fmt: skip
+        monkeypatch.setattr(mps, "is_installed", lambda found=installed: found)
+        experiment.main(["smoke", "--dry-run", *off, *overrides])
+        told = f"{n} at a time on GPU GPU-a (Card A, 40.0 GB free)\n"
+        assert capsys.readouterr().err == told
     assert not (tmp_path / "r").exists()
 
 
@@ -436,6 +439,19 @@ def run(
 
 def starts(log: list[list[str]]) -> list[tuple[str, str]]:
     return [(line[1], line[2]) for line in log if line[0] == "start"]
+
+
+def test_a_cell_on_a_gpu_is_not_run_elsewhere(
+    cells: list[Planned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the GPU cannot be reached for a moment, ``device=auto`` would be the CPU."""
+    code = "import sys; sys.exit(' '.join(sys.argv[1:]) or 'nothing')"
+    monkeypatch.setattr(scheduler, "command_of", lambda cell: [sys.executable, "-c", code])
+    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.02)
+    (failure,) = scheduler.run_cells(cells[:1], Room(1, GPUS))
+    assert "failed (1): device=cuda " in failure
+    (failure,) = scheduler.run_cells(cells[:1], Room(1))
+    assert "failed (1): nothing " in failure
 
 
 def test_each_cell_sees_its_own_gpu(

@@ -343,6 +343,22 @@ def test_memory_that_runs_out_is_not_taken_for_a_device_that_cannot_record() -> 
     assert not graphs.failure
 
 
+def test_an_interruption_is_not_taken_for_a_device_that_cannot_record() -> None:
+    """A recording that it breaks off has an error of its own to tell."""
+
+    def step() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("the capture was invalidated")  # as torch.cuda.graph does at its end
+
+    graphs = Graphs(lambda: [])
+    graphs._warm = lambda step: step()  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        graphs.run("a", step)
+    assert not graphs.failure
+
+
 def test_a_device_that_records_nothing_trains_all_the_same() -> None:
     calls = []
     graphs = Graphs(lambda: [])

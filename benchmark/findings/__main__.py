@@ -1,18 +1,19 @@
 """For and against the paper's claims: ``python -m benchmark.findings experiment=beauty,yelp``.
 
-Options: ``experiment=A,B`` names the experiments, judged apart; ``store=FOLDER`` reads another
-store (such as results/published), with its notes.yaml; ``out=FILE`` writes elsewhere than
-reports/findings.md. Ends with code 2 where runs are damaged or a method that is far below its
-reported value has no paragraph. Needs no torch.
+Options: ``experiment=A,B`` names the experiments, judged apart, and ``A+B`` some that have
+different methods on the same split, judged together; ``store=FOLDER`` reads another store (such as
+results/published), with its notes.yaml; ``out=FILE`` writes elsewhere than reports/findings.md.
+Ends with code 2 where runs are damaged or a method that is far below its reported value has no
+paragraph. Needs no torch.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmark.aggregate import aggregate
+from benchmark.aggregate import DatasetResults, aggregate
 from benchmark.errors import UserError
 from benchmark.findings.notes import below_reported, missing_notes, read_notes
 from benchmark.findings.page import Section, write_page
@@ -41,10 +42,12 @@ def write_findings(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     problems: list[str] = []
     unfinished: list[str] = []
     for name in dict.fromkeys(names):
-        chosen = select(name, [], root)
+        chosen = select(name.replace("+", ","), [], root)
         problems += chosen.problems
         unfinished += chosen.missing
         found = aggregate(chosen.runs, chosen.method_order)
+        if "+" in name:
+            check_together(name, found.values())
         sections += [Section(name, result) for result in found.values()] or [Section(name, None)]
     below = below_reported([section.result for section in sections if section.result])
     notes = read_notes(Path(root))
@@ -53,6 +56,22 @@ def write_findings(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     path = Path(options.get("out", "reports/findings.md"))
     write_text(path, write_page(sections, below, notes, command, problems + unfinished))
     return path, problems + missing
+
+
+def check_together(name: str, results: Iterable[DatasetResults]) -> None:
+    """That nothing is pooled, where several experiments are judged together.
+
+    Raises:
+        UserError: a method is in them with different settings.
+    """
+    for result in results:
+        names = [method.method for method in result.methods]
+        twice = sorted({one for one in names if names.count(one) > 1})
+        if twice:
+            raise UserError(
+                f"{name}: {', '.join(twice)} on {result.dataset} with different settings; these "
+                "experiments can be judged apart only, with commas"
+            )
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -259,7 +260,7 @@ def main(given: list[str] | None = None) -> None:
         try:
             session.measure()
         except KeyboardInterrupt:
-            with undisturbed():
+            with undisturbed(signal.SIGINT):
                 session.write()
             where = session.out / session.name
             print(f"interrupted: what was measured is in {where}.json", file=sys.stderr)

@@ -19,7 +19,7 @@ from typing import Any
 from benchmark import mps, provenance
 from benchmark.errors import UserError
 from benchmark.experiment import default_jobs
-from benchmark.guard import guard
+from benchmark.guard import ENDINGS, guard, undisturbed
 from benchmark.run import limit_threads
 from benchmark.speed.target import Target, subject, wait_for
 from benchmark.speed.training import WARM_UP, fast_steps, plain_steps
@@ -125,21 +125,20 @@ def _command(
 
 def _end(process: subprocess.Popen[str]) -> None:
     """End what is left of its group: those who share a GPU by NVIDIA's MPS between two kernels."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-            patience = time.monotonic() + END_SECONDS
-            while number == signal.SIGTERM and time.monotonic() < patience:
-                process.poll()
-                os.killpg(process.pid, 0)  # raises once nobody is left
-                time.sleep(0.05)
+    with undisturbed(*ENDINGS), suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        patience = time.monotonic() + END_SECONDS
+        while time.monotonic() < patience:
+            process.poll()
+            os.killpg(process.pid, 0)  # raises once nobody is left
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _child(
     way: str, target: Target, device: str, threads: int, seconds: float, start: Any, results: Any
 ) -> None:
-    mps.end_between_kernels()
-    with subject(target, device, threads) as made:
+    with mps.ended_between_kernels(), subject(target, device, threads) as made:
         execution = target.settings(device, threads).execution.on(device)
         trainer = made.fast(execution)
         steps = plain_steps(made.plain(trainer)) if way == PLAIN else fast_steps(trainer)
