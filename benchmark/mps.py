@@ -5,8 +5,8 @@ A service is for one GPU, and for the processes that are given its environment; 
 of its own, beside any other that runs on the machine. Whether it works is tried before it is used:
 a process that cannot reach one runs without it, and says nothing.
 
-Source: NVIDIA, Multi-Process Service, "Appendix: Environment Variables" and "Appendix: Tools and
-Interface Reference" (docs.nvidia.com/deploy/mps).
+Source: NVIDIA, Multi-Process Service, "Appendix: Environment Variables"
+(docs.nvidia.com/deploy/mps), and the manual page of nvidia-cuda-mps-control.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def in_use() -> bool:
 def ended_between_kernels() -> Iterator[None]:
     """Where this process shares the GPU by a service, have SIGTERM end it as Ctrl-C does, and wait
     for its kernels at the end: who ends in the middle of one may leave the service, and so all who
-    share it, in any state (NVIDIA, Multi-Process Service, "Client termination")."""
+    share it, in any state."""
     if not in_use():
         yield
         return

@@ -4,11 +4,13 @@ for experiment in beauty-cpu beauty-cpu-kmeans beauty-cpu-long quick; do
   python -m benchmark.report experiment=$experiment store=results/published \
       out=reports/published/$experiment
 done
+python -m benchmark.report experiment=beauty-cpu-baselines,beauty-cpu-kmeans \
+    store=results/published out=reports/published/beauty-cpu-baselines
 python -m benchmark.report experiment=beauty-cpu,beauty-cpu-wide,beauty-cpu-kmeans,beauty-cpu-long \
     grid.method=[tiger] \
     store=results/published out=reports/published/beauty-cpu-tiger
-python -m benchmark.findings \
-    experiment=beauty-cpu-kmeans,beauty-cpu-long,beauty-cpu,quick,collapse,beauty-fifth \
+beauty=beauty-cpu-baselines+beauty-cpu-kmeans,beauty-cpu-long,beauty-cpu
+python -m benchmark.findings experiment=$beauty,quick,collapse,beauty-fifth \
     store=results/published out=reports/published/findings.md
 python scripts/update_readme.py
 """
@@ -29,6 +31,7 @@ BEAUTY = next(
     ),
     PUBLISHED / "beauty",
 )
+BASELINES = PUBLISHED / "beauty-cpu-baselines" / "tables" / "beauty-keyphrases-overall.md"
 TIGER = PUBLISHED / "beauty-cpu-tiger" / "tables" / "beauty-keyphrases-overall.md"
 TABLE = PUBLISHED / "quick" / "tables" / "ml-100k-overall.md"
 FINDINGS = PUBLISHED / "findings.md"
@@ -48,6 +51,7 @@ def finding_lines(text: str) -> list[str]:
 #: What goes between ``<!-- NAME: start -->`` and ``<!-- NAME: end -->``: a file, and its lines.
 PARTS: dict[str, tuple[Path, Callable[[str], list[str]]]] = {
     "beauty": (BEAUTY, table_lines),
+    "baselines": (BASELINES, table_lines),
     "tiger": (TIGER, table_lines),
     "table": (TABLE, table_lines),
     "findings": (FINDINGS, finding_lines),

@@ -304,6 +304,23 @@ def test_the_page_tells_decided_findings_first(tmp_path: Path) -> None:
     assert "nan" not in text.lower().replace("finan", "")
 
 
+def test_of_a_claim_that_is_true_of_one_and_false_of_another_both_are_told(tmp_path: Path) -> None:
+    """The larger first; and before claims of which nothing is decided."""
+    result = results(
+        plant(tmp_path, "tiger", 0.4), plant(tmp_path, "diger_sdud", 0.4),
+        plant(tmp_path, "sasrec_ce", 0.9), plant(tmp_path, "sasrec_bce", 0.2),
+        plant(tmp_path, "lightgcn", 0.36),
+    )  # fmt: skip
+    first, _ = page.headlines(page.find(page.Section("beauty", result)))
+    claim, verdict, rest = first.split(". ", 1)[0], *first.split(". ", 1)[1].split("). ", 1)
+    assert claim == "SASRec and LightGCN are far behind"
+    assert verdict == "Not decided (beauty, toy; 1 supported, 1 contradicted, 1 not decided"
+    assert rest.startswith("sasrec_ce is above DIGER")
+    assert " Cohen's d: " in rest.split("DIGER (SDUD) is above sasrec_bce")[0]
+    assert rest.count("Cohen's d: ") == 2
+    assert "lightgcn" not in rest.lower()
+
+
 def test_a_decided_finding_comes_before_an_open_one(tmp_path: Path) -> None:
     result = results(
         plant(tmp_path, "tiger", 0.4), plant(tmp_path, "diger_sdud", 0.4),
@@ -336,7 +353,7 @@ def test_nothing_stored_is_no_runs(tmp_path: Path) -> None:
 def test_experiments_on_one_split_are_judged_together_on_request(tmp_path: Path) -> None:
     """Methods of one beside those of the other; none is in both with other settings."""
     options = [f"store={REPO / 'results' / 'published'}", f"out={tmp_path / 'f.md'}"]
-    together = "beauty-cpu-kmeans+beauty-cpu-baselines"
+    together = "beauty-cpu-baselines+beauty-cpu-kmeans"
     path, problems = write_findings([f"experiment={together}", *options])
     assert problems == []
     claim = path.read_text(encoding="utf-8").split("## SASRec and LightGCN are far behind.")[1]

@@ -57,7 +57,15 @@ def test_published_report_is_what_the_published_runs_give(
 
 @pytest.mark.parametrize(
     "experiment",
-    ["quick", "collapse", "beauty-fifth", "beauty-cpu", "beauty-cpu-tiger", "beauty-cpu-kmeans"],
+    [
+        "quick",
+        "collapse",
+        "beauty-fifth",
+        "beauty-cpu",
+        "beauty-cpu-baselines",
+        "beauty-cpu-tiger",
+        "beauty-cpu-kmeans",
+    ],
 )
 def test_the_published_reports_are_whole(rendered: Callable[[str], Path], experiment: str) -> None:
     made, kept = (

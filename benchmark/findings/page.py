@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -116,29 +116,45 @@ def _how() -> list[str]:
 
 
 def headlines(findings: Sequence[Finding]) -> list[str]:
-    """Up to three findings in a sentence each: of the first experiment first, the decided ones
-    before those with a test and those without, in the order of the claims, each claim once as long
-    as there are others. Of a claim's comparisons the one with the largest effect is told."""
+    """Up to three findings: of the first experiment first, those with a decided comparison before
+    those with a test and those without, in the order of the claims, each claim once as long as
+    there are others. Of a claim's comparisons the one with the largest effect is told; where some
+    are decided and the claim is not, that of each side."""
     known = [finding for finding in findings if finding.verdict != NO_RUNS]
     first = known[0].section if known else None
-    known.sort(key=lambda one: (one.section != first, one.verdict == NOT_DECIDED,
+    known.sort(key=lambda one: (one.section != first, not _decided(one),
                                 all(math.isnan(told.p) for told in one.evidence)))  # fmt: skip
     once = {finding.claim: finding for finding in reversed(known)}
     known.sort(key=lambda one: once[one.claim] is not one)
     return [_headline(finding) for finding in known[:HEADLINES]]
 
 
+def _decided(finding: Finding) -> list[Evidence]:
+    return [one for one in finding.evidence if one.verdict in (SUPPORTED, CONTRADICTED)]
+
+
 def _headline(finding: Finding) -> str:
     told = [one for one in finding.evidence if one.verdict != NO_RUNS]
-    agreeing = [one for one in told if one.verdict == finding.verdict] or told
-    best = max(agreeing, key=lambda one: 0.0 if math.isnan(one.effect) else abs(one.effect))
     counted = Counter(one.verdict for one in told)
-    share = f"{counted[finding.verdict]} of {len(told)} comparisons" if counted else ""
-    effect = "" if math.isnan(best.effect) else f" Cohen's d: {abs(best.effect):.3g}."
+    if finding.verdict == NOT_DECIDED and (decided := _decided(finding)):
+        share = _shares(counted)
+        sides = [[one for one in decided if one.verdict == side] for side in counted]
+    else:
+        share = f"{counted[finding.verdict]} of {len(told)} comparisons" if counted else ""
+        sides = [[one for one in told if one.verdict == finding.verdict] or told]
+    best = sorted((max(side, key=_size) for side in sides if side), key=_size, reverse=True)
     return (
         f"{finding.claim.text} {finding.verdict.capitalize()} ({finding.section.name}; {share}). "
-        f"{best.words}{effect}"
+        + " ".join(one.words + _effect(one) for one in best)
     )
+
+
+def _size(one: Evidence) -> float:
+    return 0.0 if math.isnan(one.effect) else abs(one.effect)
+
+
+def _effect(one: Evidence) -> str:
+    return "" if math.isnan(one.effect) else f" Cohen's d: {abs(one.effect):.3g}."
 
 
 def _summary(by_section: dict[Section, list[Finding]]) -> Table:
@@ -152,10 +168,14 @@ def _summary(by_section: dict[Section, list[Finding]]) -> Table:
 
 
 def _counted(finding: Finding) -> str:
-    counted = Counter(one.verdict for one in finding.evidence)
-    parts = [f"{counted[word]} {word}" for word in (SUPPORTED, CONTRADICTED, NOT_DECIDED)
-             if counted[word]]  # fmt: skip
-    return f"{finding.verdict} ({', '.join(parts)})" if len(parts) > 1 else finding.verdict
+    shares = _shares(Counter(one.verdict for one in finding.evidence))
+    return f"{finding.verdict} ({shares})" if "," in shares else finding.verdict
+
+
+def _shares(counted: Mapping[str, int]) -> str:
+    """How many comparisons have which verdict."""
+    known = [word for word in (SUPPORTED, CONTRADICTED, NOT_DECIDED) if counted.get(word)]
+    return ", ".join(f"{counted[word]} {word}" for word in known)
 
 
 def _claim(claim: Claim, findings: Sequence[Finding]) -> list[str]:
