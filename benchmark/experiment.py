@@ -15,15 +15,13 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from omegaconf import OmegaConf
 
-from benchmark import mps
 from benchmark.config import (
     CONF,
     build_method,
@@ -43,7 +41,8 @@ from benchmark.portions import (
     state_of,
 )
 from benchmark.run import check_writable
-from benchmark.scheduler import Planned, Want, make_scheduler, run_cells
+from benchmark.scheduler import Planned, run_cells
+from benchmark.sharing import shared_by_mps, side_by_side, without_a_service
 
 
 def experiments() -> list[str]:
@@ -179,17 +178,6 @@ def find_room(
     return Room(jobs or max(cores, per_gpu * len(gpus)), gpus, per_gpu, needs)
 
 
-def side_by_side(cells: Sequence[Planned], room: Room) -> list[int]:
-    """How many of the cells start at once on each GPU."""
-    scheduler, places = make_scheduler(room), [0] * len(room.gpus)
-    waiting = [Want(key, room.need_bytes(cell.settings)) for key, cell in enumerate(cells)]
-    while (start := scheduler.start(waiting)) is not None:
-        waiting = [want for want in waiting if want.key != start.key]
-        if start.gpu is not None:
-            places[start.gpu] += 1
-    return places
-
-
 def at_a_time(cells: Sequence[Planned], room: Room) -> str | None:
     """One line on how many of the cells start side by side on which GPU; None where none does."""
     used = [(n, gpu) for n, gpu in zip(side_by_side(cells, room), room.gpus, strict=True) if n]
@@ -205,56 +193,6 @@ def _say_room(parsed: argparse.Namespace, cells: Sequence[Planned], room: Room) 
         line = f"--jobs-per-gpu: {why}, so cells run on the CPU, {rule}"
     if line is not None:
         print(line, file=sys.stderr, flush=True)
-
-
-def several_on_one(cells: Sequence[Planned], room: Room) -> bool:
-    """Whether two of the cells may ever run on one GPU."""
-    waiting = sum(room.need_bytes(cell.settings) is not None for cell in cells)
-    return room.per_gpu != 1 and min(room.jobs, waiting) > len(room.gpus) > 0
-
-
-def without_a_service(cells: Sequence[Planned], room: Room, wanted: str) -> Room:
-    """The room as it will be if NVIDIA's MPS works where it is installed and ``wanted``."""
-    hoped = mps.is_installed() and (wanted != "off" or mps.running() is not None)
-    if hoped or not several_on_one(cells, room):
-        return room
-    return replace(room, in_turns=frozenset(range(len(room.gpus))))
-
-
-@contextmanager
-def shared_by_mps(cells: Sequence[Planned], room: Room, wanted: str) -> Iterator[Room]:
-    """The room with NVIDIA's MPS on the GPUs that the cells use, while it lasts, where several are
-    to run on one; a line on standard error says of each whether there is one. A GPU without takes
-    one cell at a time, unless ``--jobs-per-gpu`` says how many.
-
-    Args:
-        wanted: ``auto``, or ``off`` for none.
-    """
-    if not several_on_one(cells, room):
-        yield room
-        return
-    services: dict[int, Mapping[str, str]] = {}
-    theirs = mps.running()
-    with ExitStack() as stack:
-        for place, gpu in enumerate(room.gpus):
-            try:
-                if theirs is not None:
-                    services[place] = theirs
-                elif wanted == "off":
-                    raise UserError("--mps off")
-                else:
-                    services[place] = stack.enter_context(mps.serve(gpu.visible))
-                line = f"{gpu}: cells run at the same time, by NVIDIA's MPS"
-                line += "" if theirs is None else ", which was running before"
-            except UserError as error:
-                rule = (
-                    "take turns" if room.per_gpu else "run one after another (--jobs-per-gpu N: N)"
-                )
-                line = f"note: {gpu}: cells {rule}: {error}"
-            print(line, file=sys.stderr, flush=True)
-        yield replace(
-            room, services=services, in_turns=frozenset(range(len(room.gpus))) - set(services)
-        )
 
 
 def execute(parsed: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmark import experiment, mps, scheduler
+from benchmark import experiment, mps, scheduler, sharing
 from benchmark.errors import UserError
 from benchmark.gpu import Gpu, Room
 from benchmark.guard import ENDINGS, ended_once, undisturbed
@@ -279,18 +279,17 @@ def cells(tmp_path: Path) -> list[Planned]:
 
 
 def test_cells_share_gpus_by_a_service_each(
-    service: Service, cells: list[Planned], capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    service: Service, cells: list[Planned], capsys: pytest.CaptureFixture[str]
+) -> None:
     """The second one, too, which has room for one cell: of what others take more is known later."""
     room = Room(8, [GPUS[0], GPUS[1]._replace(visible="0")])
-    assert experiment.side_by_side(cells, room) == [3, 1]
-    with experiment.shared_by_mps(cells, room, "auto") as shared:
+    assert sharing.side_by_side(cells, room) == [3, 1]
+    with sharing.shared_by_mps(cells, room, "auto") as shared:
         assert sorted(shared.services) == [0, 1]
         assert shared.environment(0) == shared.services[0]
         assert shared.services[0][mps.PIPE_VARIABLE] != shared.services[1][mps.PIPE_VARIABLE]
         assert shared.in_turns == frozenset()
-        assert experiment.side_by_side(cells, shared) == [3, 1]
+        assert sharing.side_by_side(cells, shared) == [3, 1]
         assert len(service.alive()) == 4
     assert service.alive() == []
     assert room.environment(0) == {"CUDA_VISIBLE_DEVICES": "0"}
@@ -312,9 +311,9 @@ def test_without_a_service_a_gpu_takes_a_cell_at_a_time(
 ) -> None:  # fmt: skip
     """Unless more are asked for: they would take turns, and be no faster."""
     service.fate("refuses")
-    with experiment.shared_by_mps(cells, Room(8, GPUS[:1], per_gpu), wanted) as shared:
+    with sharing.shared_by_mps(cells, Room(8, GPUS[:1], per_gpu), wanted) as shared:
         assert shared.services == {}
-        assert experiment.side_by_side(cells, shared) == [at_once]
+        assert sharing.side_by_side(cells, shared) == [at_once]
     why = "--mps off" if wanted == "off" else "NVIDIA's MPS does not start (no such device)"
     assert capsys.readouterr().err == f"note: GPU 0 (Card A, 40.0 GB free): cells {rule}: {why}\n"
 
@@ -325,21 +324,20 @@ def test_no_service_is_started_in_vain(service: Service, cells: list[Planned]) -
         (Room(8, GPUS, per_gpu=1), cells), (Room(8), cells), (Room(8, GPUS), cells[:2]),
         (Room(1, GPUS), cells),
     ):  # fmt: skip
-        with experiment.shared_by_mps(some, room, "auto") as shared:
+        with sharing.shared_by_mps(some, room, "auto") as shared:
             assert shared is room
     assert service.log() == []
 
 
 @pytest.mark.parametrize("wanted", ["auto", "off"])
 def test_a_service_that_runs_already_is_used(
-    wanted: str, service: Service, cells: list[Planned], monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    wanted: str, service: Service, cells: list[Planned], capsys: pytest.CaptureFixture[str]
+) -> None:
     """As it would be by any process: so cells are told, which then end between kernels."""
     theirs = service.root / "default"
     theirs.mkdir()
     (theirs / "control").touch()
-    with experiment.shared_by_mps(cells, Room(8, GPUS[:1]), wanted) as shared:
+    with sharing.shared_by_mps(cells, Room(8, GPUS[:1]), wanted) as shared:
         assert shared.environment(0) == {
             "CUDA_VISIBLE_DEVICES": "0", mps.PIPE_VARIABLE: str(theirs)
         }  # fmt: skip

@@ -111,7 +111,7 @@ def _how() -> list[str]:
         "within it (*the same*). Codes have no users: trainings are compared, by Welch's t-test "
         "with Holm's correction over the claim. A claim is supported if all of its comparisons "
         "that have runs are, contradicted if one is and none is supported. Experiments are judged "
-        "apart, never pooled."
+        "apart, or where a + joins them together, each with methods of its own, and never pooled."
     ]
 
 
