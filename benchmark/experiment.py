@@ -40,8 +40,8 @@ from benchmark.portions import (
     run_portion,
     state_of,
 )
+from benchmark.processes import Planned, run_cells
 from benchmark.run import check_writable
-from benchmark.scheduler import Planned, run_cells
 from benchmark.sharing import shared_by_mps, side_by_side, without_a_service
 
 

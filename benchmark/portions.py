@@ -24,7 +24,7 @@ from benchmark import store
 from benchmark.errors import UserError
 from benchmark.gpu import Room
 from benchmark.guard import guard
-from benchmark.scheduler import Planned, run_cells
+from benchmark.processes import Planned, run_cells
 from benchmark.store import Cell, StoredRun
 
 #: What a cell takes beside training and ranking: imports, data, checksums. A guess, rather high.

@@ -10,7 +10,8 @@ from dataclasses import replace
 from benchmark import mps
 from benchmark.errors import UserError
 from benchmark.gpu import Room
-from benchmark.scheduler import Planned, Want, make_scheduler
+from benchmark.processes import Planned
+from benchmark.scheduler import Want, make_scheduler
 
 
 def side_by_side(cells: Sequence[Planned], room: Room) -> list[int]:

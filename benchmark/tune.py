@@ -27,7 +27,7 @@ from benchmark.errors import UserError
 from benchmark.experiment import carry_out, check_overrides, end_with, planned, read_arguments
 from benchmark.grid import GRIDS, combinations, read_grids
 from benchmark.guard import guard
-from benchmark.scheduler import Planned
+from benchmark.processes import Planned
 from benchmark.store import StoredRun, write_text
 
 TUNED = CONF / "tuned" / "validation"

@@ -12,8 +12,8 @@ import pytest
 
 from benchmark import portions, store
 from benchmark.errors import UserError
+from benchmark.processes import Planned
 from benchmark.provenance import COMMIT_VARIABLE, git_state
-from benchmark.scheduler import Planned
 from tests.test_portions import cells, record  # noqa: F401 - a fixture
 
 REPO = Path(__file__).parents[1]

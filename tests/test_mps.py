@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmark import experiment, mps, scheduler, sharing
+from benchmark import experiment, mps, processes, sharing
 from benchmark.errors import UserError
 from benchmark.gpu import Gpu, Room
 from benchmark.guard import ENDINGS, ended_once, undisturbed
-from benchmark.scheduler import Planned
+from benchmark.processes import Planned
 
 # Notes how it is called. A daemon is a process that keeps what it writes to open, as the real one
 # may; "servers" has the processes that hold the GPU once one of the service has used it.
@@ -383,14 +383,14 @@ def test_an_error_of_cuda_may_be_a_neighbours(
         name = f"{cell.settings.method_name}-{cell.settings.seed}"
         return [sys.executable, "-I", "-S", "-c", CELL, str(tmp_path), name]
 
-    monkeypatch.setattr(scheduler, "command_of", command_of)
-    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(processes, "command_of", command_of)
+    monkeypatch.setattr(processes, "POLL_SECONDS", 0.02)
     if per_gpu == 1:
         (tmp_path / "log").write_text("one\ntwo\n")
     (tmp_path / names[0]).write_text(f"{FAULT}\n{FAULT}")
     (tmp_path / names[1]).write_text(FAULT)
     services = {0: {mps.PIPE_VARIABLE: "here"}} if served else {}
-    failures = scheduler.run_cells(cells[:2], Room(4, GPUS[:1], per_gpu, services=services))
+    failures = processes.run_cells(cells[:2], Room(4, GPUS[:1], per_gpu, services=services))
     log = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert len(failures) == (1 if tries == 2 else 2)
     assert all(FAULT in failure for failure in failures)
@@ -430,11 +430,11 @@ def test_a_cell_that_does_not_end_is_killed(
         "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         f"pathlib.Path({json.dumps(str(ready))}).touch(); time.sleep(60)"
     )
-    monkeypatch.setattr(scheduler, "command_of", lambda cell: [sys.executable, "-c", deaf])
-    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(scheduler, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "command_of", lambda cell: [sys.executable, "-c", deaf])
+    monkeypatch.setattr(processes, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(processes, "STOP_SECONDS", 0.2)
     started = time.monotonic()
-    assert scheduler.run_cells(cells[:1], Room(1), over=ready.exists) == []
+    assert processes.run_cells(cells[:1], Room(1), over=ready.exists) == []
     assert time.monotonic() - started < 30
 
 

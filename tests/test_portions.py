@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from benchmark import experiment, portions, scheduler, store
+from benchmark import experiment, portions, processes, store
 from benchmark.errors import UserError
 from benchmark.gpu import CONTEXT_BYTES, Needs, Room
 from benchmark.portions import SAFETY, START_SECONDS, Known, Limits, make_limits
-from benchmark.scheduler import Planned
+from benchmark.processes import Planned
 from tests.test_cli import call, one_error
 
 
@@ -181,8 +181,8 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         seconds = "60" if cell.settings.method_name == "tiger" else "0"
         return [sys.executable, "-I", "-S", "-c", SLEEPER, str(cell.settings.cell.folder), seconds]
 
-    monkeypatch.setattr(scheduler, "command_of", command_of)
-    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(processes, "command_of", command_of)
+    monkeypatch.setattr(processes, "POLL_SECONDS", 0.02)
     yield
 
 
@@ -193,7 +193,7 @@ def has(cells: list[Planned], name: str) -> list[bool]:
 def test_a_cell_that_may_not_start_waits_and_the_others_run(
     cells: list[Planned], sleepers: None
 ) -> None:
-    failures = scheduler.run_cells(cells, Room(1), lambda cell: cell.settings.method_name == "pop")
+    failures = processes.run_cells(cells, Room(1), lambda cell: cell.settings.method_name == "pop")
     assert failures == []
     assert has(cells, "ended") == [True, True, False, False]
     assert has(cells, "began") == [True, True, False, False]
@@ -205,7 +205,7 @@ def test_what_runs_at_the_limit_is_stopped_and_is_no_failure(
     def over() -> bool:
         return all(has(cells[2:], "began"))
 
-    assert scheduler.run_cells(cells, Room(2), over=over) == []
+    assert processes.run_cells(cells, Room(2), over=over) == []
     assert has(cells, "ended") == [True, True, False, False]
 
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import experiment, gpu, mps, scheduler
+from benchmark import experiment, gpu, mps, processes
 from benchmark.errors import UserError
 from benchmark.gpu import CONTEXT_BYTES, UNKNOWN_BYTES, Gpu, Needs, Room
-from benchmark.scheduler import Planned, Scheduler, Start, Want
+from benchmark.processes import Planned
+from benchmark.scheduler import Scheduler, Start, Want
 
 # -- the pure part ---------------------------------------------------------------------------------
 
@@ -427,12 +428,12 @@ def run(
         (tmp_path / "log").write_text("")
         for name, content in files.items():
             (tmp_path / name.replace("_", "-")).write_text(content)
-        failures = scheduler.run_cells(cells, room)
+        failures = processes.run_cells(cells, room)
         lines = (tmp_path / "log").read_text().splitlines()
         return failures, [line.split() for line in lines]
 
-    monkeypatch.setattr(scheduler, "command_of", command_of)
-    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(processes, "command_of", command_of)
+    monkeypatch.setattr(processes, "POLL_SECONDS", 0.02)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
     yield run_all
 
@@ -446,11 +447,11 @@ def test_a_cell_on_a_gpu_is_not_run_elsewhere(
 ) -> None:
     """Where the GPU cannot be reached for a moment, ``device=auto`` would be the CPU."""
     code = "import sys; sys.exit(' '.join(sys.argv[1:]) or 'nothing')"
-    monkeypatch.setattr(scheduler, "command_of", lambda cell: [sys.executable, "-c", code])
-    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.02)
-    (failure,) = scheduler.run_cells(cells[:1], Room(1, GPUS))
+    monkeypatch.setattr(processes, "command_of", lambda cell: [sys.executable, "-c", code])
+    monkeypatch.setattr(processes, "POLL_SECONDS", 0.02)
+    (failure,) = processes.run_cells(cells[:1], Room(1, GPUS))
     assert "failed (1): device=cuda " in failure
-    (failure,) = scheduler.run_cells(cells[:1], Room(1))
+    (failure,) = processes.run_cells(cells[:1], Room(1))
     assert "failed (1): nothing " in failure
 
 
