@@ -453,7 +453,7 @@ def test_measuring_keeps_results_log_and_card(checkout: Path, tmp_path: Path) ->
     profile = ["--device", "cuda", "--methods", "diger_frqud", "--out", str(out), "dataset=ml-100k"]
     assert calls.pop(6) == ["-m", "benchmark.speed.profile", *profile]
     assert [call[5] for call in calls] == [
-        "together", "train", "agreement", "deterministic", "tokenizer", "statistics", "recbole",
+        "train", "agreement", "tokenizer", "statistics", "together", "deterministic", "recbole",
         "users", "items",
     ]  # fmt: skip
     for call in calls:

@@ -23,7 +23,7 @@ from benchmark.errors import UserError
 from benchmark.execution import Execution, ExecutionChoice, begin, faster_products
 from benchmark.selection import collect, folders_below
 from benchmark.speed import joined, profile, reporting, scaling, together, tokenizer
-from benchmark.speed.__main__ import Session, arguments, main
+from benchmark.speed.__main__ import SESSION_VARIABLE, Session, arguments, main
 from benchmark.speed.processes import watch
 from benchmark.speed.report import write_report
 from benchmark.speed.synthetic_store import Sizes, sizes_from, write_store
@@ -89,15 +89,18 @@ def test_side_by_side_and_the_repeatable_switch(tmp_path: Path, data_cache: Path
     assert facts["skipped"] == {}
     rows = facts["parts"]["together"]
     assert [(row["way"], row["processes"], row["method"]) for row in rows] == [
-        ("plain", 1, "diger_frqud"), ("suite", 1, "diger_frqud"), ("suite", 2, "diger_frqud"),
+        ("plain", 1, "diger_frqud"), ("plain", 2, "diger_frqud"),
+        ("suite", 1, "diger_frqud"), ("suite", 2, "diger_frqud"),
         ("suite, bf16", 1, "diger_frqud"), ("suite, bf16", 2, "diger_frqud"),
         ("batched", 1, "tiger"), ("batched", 2, "tiger"), ("batched", 4, "tiger"),
     ]  # fmt: skip
     rate = {(row["way"], row["processes"]): row["steps_per_second"] for row in rows}
+    most = max(rate["plain", 1], rate["plain", 2])
     for row in rows:
         assert row["over_one"] == pytest.approx(row["steps_per_second"] / rate[row["way"], 1])
-        if row["way"] != "batched":
-            assert row["over_plain"] == pytest.approx(row["steps_per_second"] / rate["plain", 1])
+        assert row["precision"] == ("bf16" if "bf16" in row["way"] else "fp32")
+        if row["way"].startswith("suite"):
+            assert row["over_plain"] == pytest.approx(row["steps_per_second"] / most)
     switched = facts["parts"]["deterministic"]
     assert [(row["deterministic"], row["same_bits"]) for row in switched] == [
         (True, True), (False, True)
@@ -182,7 +185,8 @@ def test_on_a_gpu_what_has_a_bound_comes_first(monkeypatch: pytest.MonkeyPatch) 
     def run(target: Target, device: str, threads: int, seconds: float, n: int, way: str,
             environment: dict[str, str]) -> list[dict[str, Any]]:  # fmt: skip
         made.append((way, n, environment))
-        each = {"steps_per_second": 10.0 if n == 1 else 5.0, "peak_device_bytes": 7}
+        each = {"steps_per_second": 10.0 if n == 1 else 5.0, "peak_device_bytes": 7,
+                "precision": "fp32"}  # fmt: skip
         return [each] * n
 
     @contextmanager
@@ -204,6 +208,19 @@ def test_on_a_gpu_what_has_a_bound_comes_first(monkeypatch: pytest.MonkeyPatch) 
         assert [row["over_one"] for row in rows] == [1.0, *[4.0] * (len(ways) - 1)]
         assert {row["over_plain"] for row in rows} == {None}
         assert [bool(environment) for _, _, environment in made] == ["MPS" in w for w, _ in ways]
+
+
+def test_a_node_with_few_cores_says_that_it_did_not_try_eight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    each = {"steps_per_second": 10.0, "peak_device_bytes": 7, "precision": "fp32"}
+    monkeypatch.setattr(together, "_run", lambda *given: [each])
+    monkeypatch.setattr(mps, "is_installed", lambda: False)
+    monkeypatch.setattr(together, "default_jobs", lambda: 6)
+    found = together.measure(Target("quick", "ml-100k", "tiger"), "cuda", 1, 3.0)
+    assert next(found)["processes"] == 1
+    with pytest.raises(UserError, match="8 side by side want a core each, and there are 6"):
+        next(found)
 
 
 @pytest.mark.slow
@@ -243,6 +260,43 @@ def test_parts_of_one_commit_are_collected(tmp_path: Path, monkeypatch: pytest.M
             assert session(tmp_path, "items").facts["parts"] == {}
 
 
+def test_parts_of_one_session_are_collected_whatever_is_not_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch system writes its log into the checkout, and that is enough to make it dirty."""
+    state = {"commit": "a" * 40, "dirty": True}
+    monkeypatch.setattr(provenance, "git_state", lambda output: dict(state))
+
+    def measured(name: str, part: str) -> dict[str, Any]:
+        monkeypatch.setenv(SESSION_VARIABLE, name)
+        found = session(tmp_path, part)
+        found.facts["parts"] |= {part: [{part: 1}]}
+        found.save()
+        return found.facts["parts"]
+
+    assert measured("", "users").keys() == {"users"}
+    assert measured("", "items").keys() == {"items"}
+    assert "written anew, without what was measured before: users" in capsys.readouterr().err
+    assert measured("one", "users").keys() == {"users"}
+    assert measured("one", "items").keys() == {"items", "users"}
+    assert measured("two", "items").keys() == {"items"}
+
+
+def test_a_report_is_of_the_precision_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = {"commit": "a" * 40, "dirty": False}
+    monkeypatch.setattr(provenance, "git_state", lambda output: clean)
+    asked = ["--device", "cpu", "--targets", "quick/ml-100k", "--out", str(tmp_path)]
+    first = Session(arguments([*asked, "precision=bf16"]))
+    first.facts["parts"] |= {"users": [{"users": 1}]}
+    assert first.facts["execution"]["precision"] == first.execution.precision == "bf16"
+    first.save()
+    again = [*asked, "--only", "items"]
+    assert Session(arguments([*again, "precision=bf16"])).facts["parts"].keys() == {"users"}
+    assert Session(arguments(again)).facts["parts"] == {}  # that would be of fp32
+
+
 def test_parts_of_several_commits_are_joined_and_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,7 +334,7 @@ def test_parts_of_several_commits_are_joined_and_say_so(
     assert commits == {"users": "a"}
     capsys.readouterr()
     other = json.loads(Path(files[0]).read_text())
-    for key, name in (("device", "name"), ("execution", "precision")):
+    for key, name in (("device", "name"), ("execution", "step")):
         changed = {**other, key: {**other[key], name: "another"}}
         (tmp_path / f"{key}.json").write_text(json.dumps(changed))
     (tmp_path / "text.json").write_text("[]")

@@ -8,6 +8,8 @@ import pytest
 
 from benchmark.speed.bounds import BOUNDS, bounds_table
 
+STATISTICS = {"seconds": 1.0, "peak_memory_bytes": 2**30}
+
 
 def facts(kind: str, **parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {"device": {"kind": kind}, "parts": parts}
@@ -54,16 +56,32 @@ def test_the_best_of_enough_processes_counts() -> None:
 
 def test_two_on_a_cpu_are_set_beside_the_plain_one_by_precision() -> None:
     rows = [
-        {"experiment": "quick", "method": "tiger", "way": way, "processes": 2, "over_plain": x}
-        for way, x in (("suite", 2.5), ("suite, bf16", 3.9))
+        {
+            "experiment": "quick",
+            "method": "tiger",
+            "way": way,
+            "precision": precision,
+            "processes": 2,
+            "over_plain": x,
+        }
+        for way, precision, x in (
+            ("suite", "fp32", 2.5),
+            ("suite, bf16", "bf16", 3.1),
+            ("suite", "bf16", 3.9),
+        )
     ]
-    given = facts("cpu", together=rows)
+    alone = {**rows[0], "way": "plain", "processes": 1, "over_plain": 1.0}
+    # By itself it may take less than its most: that says no, and no yes.
+    given = facts("cpu", together=[alone, *rows], statistics=[STATISTICS])
     assert row_of(given, "quick, tiger, fp32: training steps a second")["holds"] == "no"
-    assert row_of(given, "quick, tiger, bf16: training steps a second")["holds"] == "yes"
+    assert row_of(given, "quick, tiger, bf16: training steps a second")["holds"] == "not measured"
+    given = facts("cpu", together=[alone, alone | {"processes": 2}, *rows])
+    assert row_of(given, "quick, tiger, fp32: training steps a second")["holds"] == "no"
+    assert row_of(given, "quick, tiger, bf16: training steps a second")["value"] == 3.9
 
 
 def test_what_was_not_measured_is_said_and_a_device_has_its_own_bounds() -> None:
-    given = facts("cpu", statistics=[{"seconds": 1.0, "peak_memory_bytes": 2**30}])
+    given = facts("cpu", statistics=[STATISTICS])
     table = bounds_table(given)
     assert table is not None
     assert len(table.frame) == sum(bound.device != "cuda" for bound in BOUNDS)

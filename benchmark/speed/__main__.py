@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -21,7 +22,7 @@ from typing import Any, NoReturn
 
 from benchmark import provenance, store
 from benchmark.errors import UserError
-from benchmark.execution import ExecutionChoice, begin
+from benchmark.execution import begin
 from benchmark.guard import guard, undisturbed
 from benchmark.progress import make_progress
 from benchmark.run import check_writable, limit_threads, resolve_device
@@ -29,6 +30,8 @@ from benchmark.speed.target import Target, check, file_name
 
 OUT, PUBLISHED = Path("reports/speed"), Path("reports/published/speed")
 BUDGET = 900.0
+#: Names what is measured by several commands in a row, of one checkout that is not committed.
+SESSION_VARIABLE = "DIGER_BENCH_SPEED_SESSION"
 #: The first target and method are those that are measured where time is short.
 TARGETS = {
     "cpu": ("beauty-fifth/beauty/keyphrases", "quick/ml-100k"),
@@ -41,6 +44,9 @@ SHARES = {
     "together": 0.15, "recbole": 0.1, "users": 0.05, "items": 0.1, "report": 0.1,
 }  # fmt: skip
 
+
+#: What must be the same of two measurements for one file to hold them.
+SAME = ("git", "versions", "device", "execution")
 
 #: What is measured, in words, and how: rows, as they come.
 Step = tuple[str, Callable[[], Iterable[dict[str, Any]]]]
@@ -102,10 +108,14 @@ class Session:
         self.targets = self._targets(parsed)
         check_writable(self.out, "--out")
         limit_threads(self.threads)
-        self.execution = ExecutionChoice().on(self.device)
+        # Of the parts that have one: training and agreement try several, and their rows say so.
+        self.execution = (
+            self.targets[0].settings(self.device, self.threads).execution.on(self.device)
+        )
         self.facts: dict[str, Any] = {
             "command": "python -m benchmark.speed " + " ".join(sys.argv[1:]),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "session": os.environ.get(SESSION_VARIABLE, ""),
             "git": provenance.git_state(self.out),
             "versions": provenance.versions(),
             "device": provenance.device_facts(self.device, self.threads),
@@ -115,12 +125,21 @@ class Session:
         self._take_up()
 
     def _take_up(self) -> None:
-        """Keep what was measured before on this device, at this commit and by these versions, of
-        the parts that are not measured now."""
+        """Keep what was measured before on this device, at this commit, by these versions and in
+        this way to run, of the parts that are not measured now. What is not committed may be
+        another thing each time: then only what one session measured is kept."""
         try:
             before = json.loads((self.out / f"{self.name}.json").read_text(encoding="utf-8"))
-            same = all(before[key] == self.facts[key] for key in ("git", "versions", "device"))
-            if same and not self.facts["git"]["dirty"]:
+            same = all(before[key] == self.facts[key] for key in SAME)
+            session = self.facts["session"]
+            if self.facts["git"]["dirty"]:
+                same = same and session != "" and before["session"] == session
+            if not same:
+                lost = ", ".join(sorted(before["parts"].keys() - set(self.parts)))
+                if lost:
+                    print(f"note: written anew, without what was measured before: {lost}",
+                          file=sys.stderr)  # fmt: skip
+            else:
                 for kind in ("parts", "seconds", "skipped"):
                     kept = {k: v for k, v in before[kind].items() if k not in self.parts}
                     self.facts[kind] |= kept

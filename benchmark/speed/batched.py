@@ -53,7 +53,7 @@ def measure(target: Target, device: str, threads: int, seconds: float) -> Iterat
                 alone = rate
             yield {
                 "experiment": target.experiment, "dataset": target.dataset, "method": "tiger",
-                "way": "batched", "processes": models, "threads": threads,
+                "way": "batched", "precision": "fp32", "processes": models, "threads": threads,
                 "steps_per_second": rate, "over_one": rate / alone,
                 "over_plain": None,  # the plain reference has dropout, and this has none
             }  # fmt: skip

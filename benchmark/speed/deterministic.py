@@ -54,7 +54,7 @@ def row(target: Target, device: str, threads: int, seconds: float) -> dict[str, 
         times, _ = take_turns(steps, None, device, seconds / 2, 0.0, warm_up)
     return {
         "experiment": target.experiment, "dataset": target.dataset, "method": target.method,
-        "deterministic": execution.deterministic,
+        "precision": execution.precision, "deterministic": execution.deterministic,
         "ms_per_step": sum(times) / len(times) * 1e3, "same_bits": same,
     }  # fmt: skip
 

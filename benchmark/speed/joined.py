@@ -26,6 +26,8 @@ from benchmark.speed.target import file_name
 
 #: What two measurements must share to stand in one report.
 SAME = ("device", "versions", "execution")
+#: But for this, which rows say themselves.
+OF_ROWS = ("precision",)
 #: What is said of a part that was measured at another commit.
 SOURCE = ("git", "started", "command")
 TABLES = (*SAME, "git", "parts", "seconds", "skipped")  # by name, each
@@ -45,7 +47,8 @@ def joined(measured: Sequence[tuple[dict[str, Any], Sequence[str] | None]]) -> d
     found = {**head, "parts": {}, "seconds": {}, "skipped": {}, "sources": {}}
     for facts, names in measured:
         for key in SAME:  # a version that one of them does not name is no other one
-            if any(facts[key][name] != head[key][name] for name in facts[key].keys() & head[key]):
+            both = facts[key].keys() & head[key].keys() - set(OF_ROWS)
+            if any(facts[key][name] != head[key][name] for name in both):
                 raise UserError(
                     f"the files differ in {key}: join those of one device, of the same versions "
                     "and ways to run"

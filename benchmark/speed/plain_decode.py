@@ -139,8 +139,12 @@ def plain_rank(
     beams: int,
     batch_size: int,
     exclude_seen: bool = False,
+    trie: PrefixTrie | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Lists int64 [n, k] (-1 where short) and scores float32 [n, k] of the users.
+
+    Args:
+        trie: of the recommender's semantic IDs; None: it is made.
 
     Raises:
         ValueError: more items are asked for than there are beams.
@@ -149,7 +153,8 @@ def plain_rank(
         raise ValueError(f"a list of {k} needs as many beams, there are {beams}")
     recommender.model.eval()
     data = recommender.data
-    trie = PrefixTrie(recommender.sids.cpu().numpy())
+    if trie is None:
+        trie = PrefixTrie(recommender.sids.cpu().numpy())
     loader = DataLoader(
         Rows(data, data.positions(phase)[users]),
         batch_size=batch_size,

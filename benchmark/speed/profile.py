@@ -65,7 +65,7 @@ def profiled(what: str, device: str, run: Callable[[], Any], times: int) -> dict
 
 def of_training(target: Target, device: str, threads: int, steps: int) -> Iterator[dict[str, Any]]:
     """Steps one after the other in their order, and one validation."""
-    execution = Execution() if device == "cpu" else Execution("bf16", "graph")
+    execution = target.settings(device, threads).execution.on(device)
     with subject(target, device, threads) as made:
         forget(device)
         trainer = made.fast(execution)

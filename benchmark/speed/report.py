@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmark.report.drawing import Drawing, plain_log, save, style
 from benchmark.report.table import Column, Table, fixed, integer
-from benchmark.speed.bounds import bounds_table
+from benchmark.speed.bounds import bounds_table, has_plain_side_by_side
 from benchmark.store import write_text
 
 MEGABYTE = 1e6
@@ -75,6 +75,11 @@ def _frame(rows: Rows) -> pd.DataFrame:
     return frame
 
 
+def _precision(rows: Rows) -> list[Column]:
+    """A column of it, where rows say which they are of: files from before do not."""
+    return [Column("precision", "Precision")] if any("precision" in row for row in rows) else []
+
+
 def _training(rows: Rows, facts: dict[str, Any]) -> Table:
     frame = _frame(rows)
     frame["recording"] = [row["step"].get("recording_seconds") for row in rows]
@@ -109,16 +114,22 @@ def _training(rows: Rows, facts: dict[str, Any]) -> Table:
 def _together(rows: Rows, facts: dict[str, Any]) -> Table:
     columns = (
         Column("experiment", "Experiment"), Column("dataset", "Data"), Column("method", "Method"),
-        Column("way", "Way"), Column("processes", "Side by side", integer),
+        Column("way", "Way"), *_precision(rows), Column("processes", "Side by side", integer),
         Column("threads", "CPU threads each", integer),
         Column("steps_per_second", "steps/s together", fixed(1)),
         Column("over_one", "times one alone", fixed(2)),
         Column("over_plain", "times the plain one", fixed(1)),
     )  # fmt: skip
     caption = (
-        "Trainings side by side on one device, a process each; the plain reference has the device, "
-        "on a CPU with all of its cores, for itself. batched: that many trainings of the two-stage "
-        "method as one model by vmap, without dropout, over one made the same way."
+        "Trainings side by side on one device, a process each; "
+        + (
+            "those of the suite are set beside the most of the plain reference, one with all cores "
+            "or one a core"
+            if has_plain_side_by_side(rows)
+            else "the plain reference has the device, on a CPU with all of its cores, for itself"
+        )
+        + ". batched: that many trainings of the two-stage method as one model by vmap, without "
+        "dropout, over one made the same way."
     )
     return Table("speed-together", _frame(rows), columns, caption)
 
@@ -126,6 +137,7 @@ def _together(rows: Rows, facts: dict[str, Any]) -> Table:
 def _items(rows: Rows, facts: dict[str, Any]) -> Table:
     columns = (
         Column("items", "Items", integer),
+        *_precision(rows),
         Column("ms_per_step", "ms a step, distinct items", fixed(1)),
         Column("ms_per_step_catalogue", "ms a step, whole catalogue", fixed(1)),
         Column("ms_per_user", "ms a user", fixed(2)),
@@ -145,7 +157,7 @@ def _items(rows: Rows, facts: dict[str, Any]) -> Table:
 def _users(rows: Rows, facts: dict[str, Any]) -> Table:
     columns = (
         Column("users", "Users", integer), Column("rows", "Training rows", integer),
-        Column("order_seconds", "s drawing an epoch", fixed(2)),
+        *_precision(rows), Column("order_seconds", "s drawing an epoch", fixed(2)),
         Column("ms_per_step", "ms a step", fixed(1)),
         Column("epoch_seconds", "s an epoch", fixed(0)),
         Column("validation_seconds", "s a validation", fixed(0)),
@@ -227,7 +239,7 @@ def _agreement(rows: Rows, facts: dict[str, Any]) -> Table:
 def _deterministic(rows: Rows, facts: dict[str, Any]) -> Table:
     columns = (
         Column("dataset", "Data"), Column("method", "Method"),
-        Column("deterministic", "deterministic"),
+        *_precision(rows), Column("deterministic", "deterministic"),
         Column("ms_per_step", "ms a step", fixed(1)), Column("same_bits", "same bits twice"),
     )  # fmt: skip
     caption = "The switch that makes runs on a GPU repeatable; on a CPU it has nothing to do."

@@ -66,6 +66,7 @@ def against_items(
     for items in counts:
         trainer = make_trainer(items, USERS_BESIDE_ITEMS, device, execution)
         row: dict[str, Any] = {"items": items, "users": USERS_BESIDE_ITEMS}
+        row["precision"] = execution.precision
         row["ms_per_step"] = _ms_per_step(trainer, seconds)
         if items <= CATALOGUE_AT_MOST:
             trainer.steps = _WholeCatalogue(trainer, execution.step)
@@ -89,6 +90,7 @@ def against_users(
     for users in counts:
         trainer = make_trainer(ITEMS_BESIDE_USERS, users, device, execution)
         row: dict[str, Any] = {"users": users, "items": ITEMS_BESIDE_USERS}
+        row["precision"] = execution.precision
         row["rows"] = len(trainer.data.train_positions)
         config = trainer.config
         row["order_seconds"] = _timed(

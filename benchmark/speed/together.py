@@ -43,12 +43,21 @@ def counts(device: str) -> Sequence[int]:
 
 def measure(target: Target, device: str, threads: int, seconds: float) -> Iterator[dict[str, Any]]:
     """For each number of processes: steps a second of all together, over those of one, and on a
-    CPU over those of the plain reference, which has all of its cores for itself. (On a GPU a step
-    is compared with the plain one where steps are timed.)"""
+    CPU over those of the plain reference in whatever way it takes most there: by itself with all
+    cores, or side by side, too. (On a GPU a step is compared with the plain one where steps are
+    timed.)
+
+    Raises:
+        UserError: NVIDIA's MPS is in the way or does not work, or there are too few cores for all
+            that is to be tried on a GPU; what could be measured has been.
+    """
     runs = [(SUITE, n, threads) for n in counts(device)]
+    precision = target.settings(device, threads).execution.on(device).precision
     if device == "cpu":
-        runs += [(WITH_BF16, n, threads) for n in counts(device)]
-        runs.insert(0, (PLAIN, 1, default_jobs()))
+        if precision == "fp32":
+            runs += [(WITH_BF16, n, threads) for n in counts(device)]
+        # In this order, or its first rows would be set beside less than its most.
+        runs[:0] = [(PLAIN, 1, default_jobs()), *((PLAIN, n, 1) for n in counts(device) if n > 1)]
     elif mps.is_installed():
         # Before those without: a node may be there for minutes, and this is the faster way.
         runs[1:1] = [(WITH_MPS, n, threads) for n in counts(device) if n > 1]
@@ -59,10 +68,14 @@ def measure(target: Target, device: str, threads: int, seconds: float) -> Iterat
         )
     plain, alone = None, dict[str, float]()
     failed: UserError | None = None
+    if device != "cpu" and (missing := [n for n in ON_A_GPU if n not in counts(device)]):
+        failed = UserError(
+            f"{missing[0]} side by side want a core each, and there are {default_jobs()}"
+        )
     for way, n, each in runs:
         with ExitStack() as stack:
-            precision = ("precision=bf16",) if way == WITH_BF16 else ()
-            given = replace(target, overrides=(*target.overrides, *precision))
+            more = ("precision=bf16",) if way == WITH_BF16 else ()
+            given = replace(target, overrides=(*target.overrides, *more))
             try:
                 here = os.environ.get(mps.VISIBLE_VARIABLE, "0").partition(",")[0].strip()
                 environment = stack.enter_context(mps.serve(here)) if way == WITH_MPS else {}
@@ -74,12 +87,13 @@ def measure(target: Target, device: str, threads: int, seconds: float) -> Iterat
                 continue
         total = sum(child["steps_per_second"] for child in found)
         if way == PLAIN:
-            plain = total
+            plain = max(total, plain or 0.0)
         if n == 1:
             alone[way] = total
         yield {
             "experiment": target.experiment, "dataset": target.dataset, "method": target.method,
-            "way": way, "processes": n, "threads": each, "steps_per_second": total,
+            "way": way, "precision": found[0]["precision"], "processes": n, "threads": each,
+            "steps_per_second": total,
             # One process by itself is the same with and without NVIDIA's service.
             "over_one": total / alone[way if way in alone else SUITE],
             "over_plain": None if plain is None else total / plain,
@@ -157,6 +171,7 @@ def _child(
             {
                 "steps_per_second": count / (time.perf_counter() - started),
                 "peak_device_bytes": provenance.peak_device_bytes(device),
+                "precision": "fp32" if way == PLAIN else execution.precision,
             }
         )
 
