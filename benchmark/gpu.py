@@ -120,6 +120,7 @@ class Needs:
     def __init__(self, elsewhere: Sequence[Path] = ()) -> None:
         self._elsewhere = tuple(elsewhere)
         self._peaks: dict[tuple[str, str], dict[str, int]] = {}
+        self._too_little: dict[str, int] = {}  # for some cell of a data set
 
     def expected_bytes(self, cell: Cell) -> int:
         """Expected need of a cell, its CUDA context included."""
@@ -128,12 +129,18 @@ class Needs:
             # Of other methods, but they show how large runs of this data set are.
             others = [self._known(replace(cell, method=name)) for name in self._methods(cell)]
             known = [CONTEXT_BYTES + peak for kept in others for peak in kept.values()]
-            return max([UNKNOWN_BYTES, *known])
+            return max([UNKNOWN_BYTES, *known, self._too_little.get(cell.dataset, 0)])
         return CONTEXT_BYTES + peaks.get(cell.folder.parent.name, max(peaks.values()))
 
     def learn(self, cell: Cell) -> None:
         """Take note of a cell that has finished."""
         _note(self._known(cell), cell.folder)
+
+    def ran_out(self, cell: Cell) -> None:
+        """A cell found no room where others were: of what is a guess for its data set, expect half
+        as much again from now on."""
+        if not self._known(cell):
+            self._too_little[cell.dataset] = int(1.5 * self.expected_bytes(cell))
 
     def _methods(self, cell: Cell) -> set[str]:
         """Those with runs of the cell's data set."""
@@ -176,6 +183,8 @@ class Room:
             by NVIDIA's MPS.
         in_turns: places of GPUs where cells would take turns, so that they run one after another
             unless ``per_gpu`` says otherwise.
+        found_before: the services were running before, at a place where processes find them
+            without being told.
     """
 
     jobs: int
@@ -184,6 +193,7 @@ class Room:
     needs: Needs = field(default_factory=Needs)
     services: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     in_turns: frozenset[int] = frozenset()
+    found_before: bool = False
 
     def environment(self, place: int, shares: bool = True) -> dict[str, str]:
         """What a cell on this GPU needs in its environment to see no other.

@@ -33,6 +33,7 @@ MayStart = Callable[["Planned"], bool]
 POLL_SECONDS = 0.5
 #: What torch, CUDA or its libraries say when the GPU's memory has run out.
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+RAN_OUT = "ran out of memory"  # what this says of it
 #: What they say of an error on the GPU.
 CUDA_ERROR = (
     "CUDA error", "AcceleratorError", "CUBLAS_STATUS_", "CUDNN_STATUS_", "Triton Error [CUDA]",
@@ -156,6 +157,7 @@ class _Run:
         self.scheduler = make_scheduler(room)
         self.waiting = list(range(len(cells)))
         self.alone_on: dict[int, int] = {}  # GPU of each cell that is tried again
+        self.faulty: set[int] = set()  # of those, which met an error of CUDA beside others
         self.running: list[_Job] = []
         self.failures: list[str] = []
 
@@ -172,8 +174,9 @@ class _Run:
             self.waiting.remove(start.key)
             taken = {job.slot for job in self.running}
             slot = next(slot for slot in range(self.room.jobs) if slot not in taken)
-            # One that is alone needs no service, and who comes after an error may find none.
-            shares = start.key not in self.alone_on
+            # Who comes after an error may find a service that is none any more, and one that is
+            # alone needs none: unless it would find it untold.
+            shares = start.key not in self.faulty or self.room.found_before
             job = _launch(start.key, self.cells[start.key], slot, start.gpu, self.room, shares)
             beside = [other for other in self.running if other.gpu == start.gpu]
             for other in [*beside, job] if beside else []:
@@ -187,6 +190,10 @@ class _Run:
         why = self._why_again(job) if code and job.key not in self.alone_on else None
         if why is not None and job.gpu is not None:
             self.alone_on[job.key] = job.gpu
+            if why == RAN_OUT:
+                self.room.needs.ran_out(job.cell.settings.cell)
+            else:
+                self.faulty.add(job.key)
             self.waiting.insert(0, job.key)
             self.overall.write(
                 f"{job.cell.name} {why} on {self.room.gpus[job.gpu]}: it is tried once more, alone "
@@ -208,7 +215,7 @@ class _Run:
             return None
         tail = job.tail()
         if any(sign in tail for sign in OUT_OF_MEMORY):
-            return "ran out of memory"
+            return RAN_OUT
         shared = job.company and job.gpu in self.room.services
         if shared and any(sign in tail for sign in CUDA_ERROR):
             return "met an error of CUDA beside others"

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from benchmark.gpu import Room
 
+#: Processes that a service of NVIDIA's takes at a time: 48 from Volta on, more on some since.
+MOST_ON_ONE = 48
+
 
 class Want(NamedTuple):
     """A cell that waits.
@@ -33,9 +36,10 @@ class Scheduler:
     """Says which waiting cell may start now, and on which GPU; knows no processes.
 
     On a GPU, either the needs of the cells together stay within its budget, or their number within
-    ``per_gpu``. A cell that needs more than any budget runs with a GPU to itself. Cells start in
-    their order, on the GPU with the fewest cells; one that has no room yet keeps a GPU clear of
-    later ones until it has, so that it is overtaken on other GPUs only and never waits for ever.
+    ``per_gpu``, and that within ``MOST_ON_ONE``. A cell that needs more than any budget runs with a
+    GPU to itself. Cells start in their order, on the GPU with the fewest cells; one that has no
+    room yet keeps a GPU clear of later ones until it has, so that it is overtaken on other GPUs
+    only and never waits for ever.
 
     Args:
         jobs: most cells at a time, on all GPUs and the CPU together.
@@ -95,6 +99,8 @@ class Scheduler:
         if not company:
             return True
         if any(one.alone_on is not None for one in (want, *company)):
+            return False
+        if len(company) >= MOST_ON_ONE:
             return False
         if self._per_gpu is not None:
             return len(company) < self._per_gpu

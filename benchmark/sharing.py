@@ -71,5 +71,6 @@ def shared_by_mps(cells: Sequence[Planned], room: Room, wanted: str) -> Iterator
                 line = f"note: {gpu}: cells {rule}: {error}"
             print(line, file=sys.stderr, flush=True)
         yield replace(
-            room, services=services, in_turns=frozenset(range(len(room.gpus))) - set(services)
-        )
+            room, services=services, in_turns=frozenset(range(len(room.gpus))) - set(services),
+            found_before=theirs is not None,
+        )  # fmt: skip

@@ -8,6 +8,8 @@ What dropout keeps, and its ``scale``, are as in ``diger.keep``.
 from __future__ import annotations
 
 import functools
+import warnings
+from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -36,11 +38,22 @@ def loops_for(
 def _loops() -> ModuleType | None:
     try:
         from diger import loops
-    except (ImportError, RuntimeError):
+    except (ImportError, RuntimeError) as error:
         # A GPU node may do without numba; and numba does not load where it finds no folder to keep
         # what it has compiled.
+        if find_spec("numba") is not None:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"steps on a CPU are slower without numba: {reason}", stacklevel=2)
         return None
     return loops
+
+
+def passes_of(x: Tensor) -> str:
+    """What computes the passes over x here: ``triton``, ``numba`` or ``torch``. Their sums have
+    other orders, so that a training ends as another seed of it would."""
+    if kernels_for(x) is not None:
+        return "triton"
+    return "torch" if loops_for(x) is None else "numba"
 
 
 def normed_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from diger.checks import SettingError, one_of
 from diger.gpu import kernels_for
 from diger.graphs import Graphs, start_state
+from diger.passes import passes_of
 from diger.sequences import Rows
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ class Steps:
         return self.fixed and self.trainer.estimator.trains_tokenizer
 
     def facts(self) -> dict[str, Any]:
-        """How steps ran: the way, and of recordings their number, seconds and any failure."""
-        facts: dict[str, Any] = {"way": self.way}
+        """How steps ran: the way, what their passes over memory were computed by (see
+        ``diger.passes``), and of recordings their number, seconds and any failure."""
+        facts: dict[str, Any] = {"way": self.way, "passes": passes_of(self.trainer.content)}
         if self.graphs is not None:
             facts |= {"recorded": len(self.graphs), "recording_seconds": self.graphs.seconds}
             if self.graphs.failure:

@@ -103,13 +103,16 @@ def test_without_numba_there_are_no_loops(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "diger.loops", None)
     monkeypatch.delattr("diger.loops", raising=False)
     try:
-        assert loops_for(torch.zeros(3)) is None
+        with pytest.warns(UserWarning, match="slower without numba"):
+            assert loops_for(torch.zeros(3)) is None
+        assert passes.passes_of(torch.zeros(3)) == "torch"
     finally:
         passes._loops.cache_clear()
 
 
 def test_loops_are_for_what_they_can_read() -> None:
     assert loops_for(torch.zeros(3)) is not None
+    assert passes.passes_of(torch.zeros(3)) == "numba"
     assert loops_for(torch.zeros(3, dtype=torch.float64)) is None
     assert loops_for(torch.zeros(3, device="meta")) is None
     assert loops_for(torch.zeros(3), torch.ones(3)) is None  # a mask, not a key

@@ -288,7 +288,7 @@ def test_cells_share_gpus_by_a_service_each(
         assert sorted(shared.services) == [0, 1]
         assert shared.environment(0) == shared.services[0]
         assert shared.services[0][mps.PIPE_VARIABLE] != shared.services[1][mps.PIPE_VARIABLE]
-        assert shared.in_turns == frozenset()
+        assert shared.in_turns == frozenset() and not shared.found_before
         assert sharing.side_by_side(cells, shared) == [3, 1]
         assert len(service.alive()) == 4
     assert service.alive() == []
@@ -341,6 +341,7 @@ def test_a_service_that_runs_already_is_used(
         assert shared.environment(0) == {
             "CUDA_VISIBLE_DEVICES": "0", mps.PIPE_VARIABLE: str(theirs)
         }  # fmt: skip
+        assert shared.found_before
     assert service.log() == ["get_server_list"]
     assert capsys.readouterr().err == (
         "GPU 0 (Card A, 40.0 GB free): cells run at the same time, by NVIDIA's MPS, which was "
@@ -397,6 +398,35 @@ def test_an_error_of_cuda_may_be_a_neighbours(
     first = ["here" if served else "None"]
     for name in names:  # alone there is nobody to share with
         assert [place for who, *place in log if who == name] == [first, ["None"]][:tries]
+
+
+@pytest.mark.parametrize(("said", "found_before", "second"), [
+    (FAULT, False, "None"), (FAULT, True, "here"),
+    ("torch.OutOfMemoryError: CUDA out of memory", False, "here"),
+])  # fmt: skip
+def test_one_that_is_tried_again_leaves_only_a_service_that_may_be_broken(
+    said: str, found_before: bool, second: str, tmp_path: Path, cells: list[Planned],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """On a GPU for one process at a time the service holds the only place, so that outside there is
+    none; and one that was there before is found by who is not told of it, too."""
+    names = [f"{cell.settings.method_name}-{cell.settings.seed}" for cell in cells[:2]]
+
+    def command_of(cell: Planned) -> list[str]:
+        name = f"{cell.settings.method_name}-{cell.settings.seed}"
+        return [sys.executable, "-I", "-S", "-c", CELL, str(tmp_path), name]
+
+    monkeypatch.setattr(processes, "command_of", command_of)
+    monkeypatch.setattr(processes, "POLL_SECONDS", 0.02)
+    (tmp_path / names[0]).write_text(said)
+    room = Room(4, GPUS[:1], 2, services={0: {mps.PIPE_VARIABLE: "here"}},
+                found_before=found_before)  # fmt: skip
+    guess = room.need_bytes(cells[0].settings)
+    assert processes.run_cells(cells[:2], room) == []
+    log = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert [place for who, place in log if who == names[0]] == ["here", second]
+    told = room.need_bytes(cells[0].settings)
+    assert guess is not None and told == (guess if said == FAULT else int(1.5 * guess))
 
 
 @pytest.mark.parametrize("shared", [True, False])

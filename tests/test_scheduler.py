@@ -17,7 +17,7 @@ from benchmark import experiment, gpu, mps, processes
 from benchmark.errors import UserError
 from benchmark.gpu import CONTEXT_BYTES, UNKNOWN_BYTES, Gpu, Needs, Room
 from benchmark.processes import Planned
-from benchmark.scheduler import Scheduler, Start, Want
+from benchmark.scheduler import MOST_ON_ONE, Scheduler, Start, Want
 
 # -- the pure part ---------------------------------------------------------------------------------
 
@@ -102,6 +102,13 @@ def test_a_gpu_on_which_they_would_take_turns_takes_one() -> None:
     told = Scheduler(9, [10], 2, in_turns={0})
     starts = [told.start([Want(key, 1)]) for key in range(3)]
     assert starts == [Start(0, 0), Start(1, 0), None]
+
+
+@pytest.mark.parametrize("per_gpu", [None, 64])
+def test_a_service_takes_no_more_than_it_can(per_gpu: int | None) -> None:
+    told = Scheduler(100, [1000], per_gpu)
+    starts = [told.start([Want(key, 1)]) for key in range(60)]
+    assert sum(start is not None for start in starts) == MOST_ON_ONE == 48
 
 
 @given(BUDGETS, PER_GPU, NEEDS)

@@ -54,3 +54,38 @@ def test_long_rows_do_not_come_last() -> None:
     means = [float((b - rows.data.history_starts(b)).mean()) for b in epoch(rows, 0, 32)]
     half = len(means) // 2
     assert abs(np.mean(means[:half]) - np.mean(means[half:])) < 0.5 * np.mean(means)
+
+
+def mixed(z: int, salt: int) -> int:
+    """SplitMix64 of z, in whole numbers of 64 bits."""
+    mask = (1 << 64) - 1
+    z = (z + (salt + 1) * 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)
+
+
+def order(n: int, seed: int) -> list[int]:
+    """0 .. n - 1 by a hash of the seed and the number, compared as signed numbers."""
+    hashed = [mixed(mixed(i, seed), seed >> 32) for i in range(n)]
+    signed = [h - (1 << 64) if h >> 63 else h for h in hashed]
+    return sorted(range(n), key=lambda i: signed[i])
+
+
+@pytest.mark.parametrize("window", [1, 3, 10_000])
+@pytest.mark.parametrize("seed", [0, 7, (5 << 32) + 11])
+def test_the_batches_are_the_same_on_every_device(window: int, seed: int) -> None:
+    """Those of a reader that knows no torch and no device: an order drawn by a device's own
+    generator would be another one on each, and the results of one seed with it."""
+    rows, size = reader(), 16
+    positions = rows.data.train_positions.tolist()
+    starts = rows.data.history_starts(rows.data.train_positions).tolist()
+    length = {p: p - s for p, s in zip(positions, starts, strict=True)}
+    drawn = [positions[i] for i in order(len(positions), seed)]
+    if window > 1:
+        pieces = [drawn[i : i + window * size] for i in range(0, len(drawn), window * size)]
+        drawn = [p for piece in pieces for p in sorted(piece, key=length.__getitem__)]
+    batches = [drawn[i : i + size] for i in range(0, len(drawn), size)]
+    if window > 1:
+        batches = [batches[i] for i in order(len(batches), seed)]
+    assert [batch.tolist() for batch in epoch(rows, seed, window)] == batches

@@ -22,7 +22,7 @@ from benchmark.config import CONF
 from benchmark.errors import UserError
 from benchmark.execution import Execution, ExecutionChoice, begin, faster_products
 from benchmark.selection import collect, folders_below
-from benchmark.speed import joined, profile, reporting, scaling, together, tokenizer
+from benchmark.speed import agreement, joined, profile, reporting, scaling, together, tokenizer
 from benchmark.speed.__main__ import SESSION_VARIABLE, Session, arguments, main
 from benchmark.speed.processes import watch
 from benchmark.speed.report import write_report
@@ -221,6 +221,27 @@ def test_a_node_with_few_cores_says_that_it_did_not_try_eight(
     assert next(found)["processes"] == 1
     with pytest.raises(UserError, match="8 side by side want a core each, and there are 6"):
         next(found)
+
+
+def test_ways_are_held_to_the_plain_reference_step_by_step(
+    data_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target("smoke", "ml-100k-150u", "diger_frqud", (f"cache={data_cache}",))
+    monkeypatch.setattr(agreement, "STEPS", 4)
+    rows = list(agreement.measure(target, "cpu", 1))
+    assert [(row["method"], row["way"], row["steps"]) for row in rows] == [
+        (method, way, 4) for method in ("tiger", "ste") for way in ("fp32", "bf16")
+    ]
+    assert all(row["largest_difference"] < 1e-4 for row in rows if row["way"] == "fp32")
+    assert all(0 < row["loss_after"] < row["loss_before"] for row in rows)
+    # One that is off in a single step is seen.
+    honest = agreement._fast
+    monkeypatch.setattr(agreement, "METHODS", ("tiger",))
+    monkeypatch.setattr(agreement, "_fast", lambda *given: [
+        loss + 0.5 * (i == 2) for i, loss in enumerate(honest(*given))
+    ])  # fmt: skip
+    worst = [row["largest_difference"] for row in agreement.measure(target, "cpu", 1)]
+    assert worst == pytest.approx([0.5, 0.5], abs=1e-2)
 
 
 @pytest.mark.slow

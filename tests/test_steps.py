@@ -424,3 +424,31 @@ def test_a_step_on_a_device_waits_for_nothing(name: str, frozen: bool, blind_dev
     assert all(total.is_meta for total in steps.sums.values())
     with pytest.raises(RuntimeError):  # so it would be noticed
         float(steps.sums["total"])
+
+
+def test_compiled_steps_are_compiled_and_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each shape of a step once; by a compiler that changes nothing, which takes no time."""
+    calls: list[dict[str, Any]] = []
+
+    def compiler(losses: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def compiled(*given: Any) -> Any:
+            calls.append(options)
+            return losses(*given)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    found = []
+    for step in ("eager", "compile"):
+        trainer = make_trainer("diger_frqud", step=step)
+        trainer.steps = Steps(trainer, step, fixed=True)
+        torch.manual_seed(0)
+        trainer.noise.manual_seed(0)
+        drawn = list(trainer.rows.epoch(trainer.config.batch_size, 0, count=True))
+        trainer.steps.start_epoch(drawn)
+        for rows in drawn:
+            trainer.steps.run(rows)
+        assert len(calls) == (len(drawn) if step == "compile" else 0)
+        found.append(trainer.steps.mean_losses())
+    assert all(options == {"dynamic": False} for options in calls)
+    assert found[0] == found[1]

@@ -81,9 +81,10 @@ def _whole(run: StoredRun) -> float | None:
 
 
 def _execution(run: StoredRun) -> str | None:
-    """``eager, fp32``; None where the run does not say."""
+    """``eager, fp32, numba``, of a generative method; None where the run does not say."""
     facts = run.info.get("execution") or {}
-    said = [facts.get("step"), facts.get("precision")]
+    step = (run.info.get("describe") or {}).get("step") or {}
+    said = [facts.get("step"), facts.get("precision"), step.get("passes")]
     return ", ".join(str(fact) for fact in said if fact) or None
 
 

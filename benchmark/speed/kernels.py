@@ -2,9 +2,9 @@
 
 Each block of the recommender, forwards and backwards, with dropout by the same keys, at lengths
 that take every road through ``diger.kernels``; residual quantisation; the draws and the codes
-behind noise by themselves; and steps of the optimiser. A line each, with the largest relative error
-of its results; exit code 1 if one is too large. Takes a minute, most of it to compile, and is what
-to run first on a GPU that nobody has tried.
+behind noise by themselves; steps of the optimiser; and the batches of an epoch. A line each, with
+the largest relative error of its results; exit code 1 if one is too large. Takes a minute, most of
+it to compile, and is what to run first on a GPU that nobody has tried.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.guard import guard
+from benchmark.speed.synthetic import synthetic_split
 from diger import functional, positions
 from diger.codes import residual_quantisation
 from diger.gpu import kernels_for
@@ -29,6 +30,7 @@ from diger.quantizer import Nearest, Sinkhorn, quantize
 from diger.residual import UNLINKED, Link, Links
 from diger.rqvae import RQVAE, RQVAEConfig
 from diger.seq2seq import ModelConfig, Seq2Seq
+from diger.sequences import RowReader
 
 HEADS, HEAD, WIDTH, HIDDEN, P = 4, 64, 128, 512, 0.1
 LATENT, BETA = 64, 0.25
@@ -145,6 +147,7 @@ def checks_of_blocks(device: str) -> Iterator[tuple[str, float, float]]:
 
 def checks(device: str) -> Iterator[tuple[str, float, float]]:
     """The same of these and of all else."""
+    yield "the batches of an epoch", check_of_batches(device), 0.0
     yield from checks_of_blocks(device)
     key = draw_keys(torch.zeros(()), 1)
     ones = torch.ones(1 << 20, device=device)
@@ -162,6 +165,18 @@ def checks(device: str) -> Iterator[tuple[str, float, float]]:
     yield "the gradient of positions", check_of_positions(device), LIMITS[torch.float32]
     yield from checks_of_levels(device)
     yield from checks_of_steps(device)
+
+
+def check_of_batches(device: str) -> float:
+    """How many places of an epoch's batches hold other rows than on the CPU, or none."""
+    split, found = synthetic_split(2000, 500), []
+    for where in (device, "cpu"):
+        drawn = list(RowReader(split, where).epoch(256, (5 << 32) + 11, 8, count=True))
+        positions = torch.cat([rows.positions.cpu() for rows in drawn])
+        shapes = torch.tensor([[len(rows.positions), rows.width, rows.distinct] for rows in drawn])
+        found.append(torch.cat([positions, shapes.flatten()]))
+    same = found[0].shape == found[1].shape
+    return float((found[0] != found[1]).sum()) if same else math.inf
 
 
 def checks_of_steps(device: str) -> Iterator[tuple[str, float, float]]:
