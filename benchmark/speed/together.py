@@ -96,7 +96,7 @@ def measure(target: Target, device: str, threads: int, seconds: float) -> Iterat
             "steps_per_second": total,
             # One process by itself is the same with and without NVIDIA's service.
             "over_one": total / alone[way if way in alone else SUITE],
-            "over_plain": None if plain is None else total / plain,
+            "over_plain": None if plain is None or way == PLAIN else total / plain,
             "peak_device_bytes": sum(c["peak_device_bytes"] or 0 for c in found) or None,
         }  # fmt: skip
     if failed is not None:
