@@ -49,6 +49,10 @@ assert torch.ones(8, device="cuda").sum().item() == 8
 """
 
 
+class NoAnswer(UserError):
+    """The service, or who uses it, was waited for in vain."""
+
+
 def is_installed() -> bool:
     return which(CONTROL) is not None
 
@@ -99,7 +103,8 @@ def serve(visible: str) -> Iterator[dict[str, str]]:
         visible: the GPU, as CUDA_VISIBLE_DEVICES names it here: its number, UUID or MIG name.
 
     Raises:
-        UserError: there is none for that GPU; why, as the end of a sentence.
+        UserError: there is none for that GPU; why, as the end of a sentence. NoAnswer: found out by
+            waiting.
     """
     if not is_installed():
         raise UserError(f"{CONTROL} is not installed")
@@ -140,7 +145,7 @@ def _try(given: Mapping[str, str]) -> None:
             code = _run([sys.executable, "-c", _TRY], environment, TRY_SECONDS,
                         stdout=subprocess.DEVNULL, stderr=output)  # fmt: skip
         except UserError:
-            raise UserError(
+            raise NoAnswer(
                 f"a process with NVIDIA's MPS gave no answer within {TRY_SECONDS:.0f} s"
             ) from None
         output.seek(0)
@@ -206,7 +211,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], seconds: float,
     """Exit code. Ctrl-C is this process's business, not theirs.
 
     Raises:
-        UserError: it took longer, and was killed.
+        NoAnswer: it took longer, and was killed.
     """
     try:
         return subprocess.run(
@@ -214,7 +219,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], seconds: float,
             **{"stdin": subprocess.DEVNULL, **to},
         ).returncode  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]} gave no answer within {seconds:.0f} s") from None
+        raise NoAnswer(f"{command[0]} gave no answer within {seconds:.0f} s") from None
 
 
 def _last_line(file: Path) -> str:

@@ -52,7 +52,7 @@ def shared_by_mps(cells: Sequence[Planned], room: Room, wanted: str) -> Iterator
         yield room
         return
     services: dict[int, Mapping[str, str]] = {}
-    theirs = mps.running()
+    theirs, silent = mps.running(), False
     with ExitStack() as stack:
         for place, gpu in enumerate(room.gpus):
             try:
@@ -60,11 +60,14 @@ def shared_by_mps(cells: Sequence[Planned], room: Room, wanted: str) -> Iterator
                     services[place] = theirs
                 elif wanted == "off":
                     raise UserError("--mps off")
+                elif silent:  # minutes for each GPU, before any cell has started
+                    raise UserError("not tried, after the one before")
                 else:
                     services[place] = stack.enter_context(mps.serve(gpu.visible))
                 line = f"{gpu}: cells run at the same time, by NVIDIA's MPS"
                 line += "" if theirs is None else ", which was running before"
             except UserError as error:
+                silent = silent or isinstance(error, mps.NoAnswer)
                 rule = (
                     "take turns" if room.per_gpu else "run one after another (--jobs-per-gpu N: N)"
                 )

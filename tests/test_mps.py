@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -316,6 +317,31 @@ def test_without_a_service_a_gpu_takes_a_cell_at_a_time(
         assert sharing.side_by_side(cells, shared) == [at_once]
     why = "--mps off" if wanted == "off" else "NVIDIA's MPS does not start (no such device)"
     assert capsys.readouterr().err == f"note: GPU 0 (Card A, 40.0 GB free): cells {rule}: {why}\n"
+
+
+def test_after_one_that_is_silent_no_other_is_waited_for(
+    service: Service, cells: list[Planned], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Where it refuses at once the next GPU is tried, which may be another kind."""
+    tried: list[str] = []
+    reasons: list[UserError] = []
+
+    @contextmanager
+    def serve(visible: str) -> Iterator[dict[str, str]]:
+        tried.append(visible)
+        raise reasons[-1]
+        yield {}
+
+    monkeypatch.setattr(mps, "serve", serve)
+    for reason, number in ((mps.NoAnswer("no answer"), 1), (UserError("refused"), 2)):
+        tried.clear()
+        reasons.append(reason)
+        with sharing.shared_by_mps(cells * 2, Room(8, GPUS), "auto") as shared:
+            assert shared.services == {} and shared.in_turns == {0, 1}
+        assert len(tried) == number
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[1].endswith("not tried, after the one before" if number == 1 else "refused")
 
 
 def test_no_service_is_started_in_vain(service: Service, cells: list[Planned]) -> None:

@@ -85,6 +85,17 @@ def test_chance_differences_get_no_mark(tmp_path: Path) -> None:
     assert "†" not in text.split("Results on")[0]
 
 
+def test_seeds_of_several_precisions_are_said(tmp_path: Path) -> None:
+    runs = [
+        add_run(tmp_path, "tiger", seed, execution={"step": "eager", "precision": precision})
+        for seed, precision in ((0, "fp32"), (1, "bf16"), (2, "fp32"))
+    ]
+    said = "several precisions (bf16: 1; fp32: 0, 2)"
+    assert any(said in note for note in overall_table(results(runs)).notes)
+    alike = overall_table(results([runs[0], runs[2]])).notes
+    assert not any("precisions" in note for note in alike)
+
+
 @pytest.mark.parametrize(
     ("seeds", "words"),
     [([0], "One training: every method."), ([0, 1], "Two trainings: every method."),

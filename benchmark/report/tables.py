@@ -133,7 +133,32 @@ def _seed_rule(result: DatasetResults) -> str:
 
 
 def _seed_notes(result: DatasetResults) -> list[str]:
-    """What the tests cannot say, and for which methods there are too few trainings."""
+    """What the tests cannot say, for which methods there are too few trainings, and of which the
+    trainings were not all made alike."""
+    return [*_training_notes(result), *_precision_notes(result)]
+
+
+def _precision_notes(result: DatasetResults) -> list[str]:
+    """Of each method whose trainings had products of several precisions: it is no part of a
+    configuration, so that they stand in one row."""
+    notes = []
+    for method in result.methods:
+        seeds: dict[str, list[int]] = {}
+        for run in method.runs:
+            said = (run.info.get("execution") or {}).get("precision")
+            seeds.setdefault(str(said or "unknown"), []).append(run.seed)
+        if len(seeds) > 1:
+            of_each = "; ".join(
+                f"{precision}: {', '.join(map(str, sorted(own)))}"
+                for precision, own in sorted(seeds.items())
+            )
+            notes.append(
+                f"{method.label}: its seeds were trained in several precisions ({of_each})."
+            )
+    return notes
+
+
+def _training_notes(result: DatasetResults) -> list[str]:
     lines = []
     for number, words in ((1, "One training"), (2, "Two trainings")):
         few = [m.label for m in result.methods if len(m.seeds) == number]
