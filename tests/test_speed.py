@@ -285,7 +285,7 @@ def test_parts_of_one_session_are_collected_whatever_is_not_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A batch system writes its log into the checkout, and that is enough to make it dirty."""
-    state = {"commit": "a" * 40, "dirty": True}
+    state: dict[str, Any] = {"commit": "a" * 40, "dirty": True}
     monkeypatch.setattr(provenance, "git_state", lambda output: dict(state))
 
     def measured(name: str, part: str) -> dict[str, Any]:
@@ -301,6 +301,12 @@ def test_parts_of_one_session_are_collected_whatever_is_not_committed(
     assert measured("one", "users").keys() == {"users"}
     assert measured("one", "items").keys() == {"items", "users"}
     assert measured("two", "items").keys() == {"items"}
+    state["dirty"] = False  # as it may have been before that log was there
+    assert measured("three", "users").keys() == {"users"}
+    state["dirty"] = True
+    assert measured("three", "items").keys() == {"items", "users"}
+    state["commit"] = "b" * 40
+    assert measured("three", "items").keys() == {"items"}
 
 
 def test_a_report_is_of_the_precision_that_was_asked_for(

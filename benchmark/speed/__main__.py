@@ -45,8 +45,8 @@ SHARES = {
 }  # fmt: skip
 
 
-#: What must be the same of two measurements for one file to hold them.
-SAME = ("git", "versions", "device", "execution")
+#: What must be the same of two measurements, beside the code, for one file to hold them.
+SAME = ("versions", "device", "execution")
 
 #: What is measured, in words, and how: rows, as they come.
 Step = tuple[str, Callable[[], Iterable[dict[str, Any]]]]
@@ -130,11 +130,12 @@ class Session:
         another thing each time: then only what one session measured is kept."""
         try:
             before = json.loads((self.out / f"{self.name}.json").read_text(encoding="utf-8"))
-            same = all(before[key] == self.facts[key] for key in SAME)
-            session = self.facts["session"]
-            if self.facts["git"]["dirty"]:
-                same = same and session != "" and before["session"] == session
-            if not same:
+            git, was = self.facts["git"], before["git"]
+            if self.facts["session"] and before["session"] == self.facts["session"]:
+                same = git["commit"] == was["commit"]
+            else:
+                same = git == was and not git["dirty"]
+            if not (same and all(before[key] == self.facts[key] for key in SAME)):
                 lost = ", ".join(sorted(before["parts"].keys() - set(self.parts)))
                 if lost:
                     print(f"note: written anew, without what was measured before: {lost}",
