@@ -120,7 +120,7 @@ class Needs:
     def __init__(self, elsewhere: Sequence[Path] = ()) -> None:
         self._elsewhere = tuple(elsewhere)
         self._peaks: dict[tuple[str, str], dict[str, int]] = {}
-        self._too_little: dict[str, int] = {}  # for some cell of a data set
+        self._raised: dict[str, int] = {}  # guess for a data set whose cells ran out of memory
 
     def expected_bytes(self, cell: Cell) -> int:
         """Expected need of a cell, its CUDA context included."""
@@ -129,18 +129,20 @@ class Needs:
             # Of other methods, but they show how large runs of this data set are.
             others = [self._known(replace(cell, method=name)) for name in self._methods(cell)]
             known = [CONTEXT_BYTES + peak for kept in others for peak in kept.values()]
-            return max([UNKNOWN_BYTES, *known, self._too_little.get(cell.dataset, 0)])
+            return max([UNKNOWN_BYTES, *known, self._raised.get(cell.dataset, 0)])
         return CONTEXT_BYTES + peaks.get(cell.folder.parent.name, max(peaks.values()))
 
     def learn(self, cell: Cell) -> None:
         """Take note of a cell that has finished."""
         _note(self._known(cell), cell.folder)
 
-    def ran_out(self, cell: Cell) -> None:
-        """A cell found no room where others were: of what is a guess for its data set, expect half
-        as much again from now on."""
+    def ran_out(self, cell: Cell, expected: int) -> None:
+        """A cell of which so many bytes were expected found no room: of its data set expect half as
+        much again from now on, where that is a guess. Cells that run out together were started by
+        one guess, which is raised once."""
         if not self._known(cell):
-            self._too_little[cell.dataset] = int(1.5 * self.expected_bytes(cell))
+            before = self._raised.get(cell.dataset, 0)
+            self._raised[cell.dataset] = max(before, int(1.5 * expected))
 
     def _methods(self, cell: Cell) -> set[str]:
         """Those with runs of the cell's data set."""

@@ -76,6 +76,7 @@ class _Job:
     bar: Any
     slot: int
     gpu: int | None
+    need_bytes: int | None  # of GPU memory, as expected when it was started
     company: bool = False  # had another cell beside it on its GPU, at some time
     started: float = field(default_factory=time.monotonic)
 
@@ -114,7 +115,7 @@ def command_of(cell: Planned) -> list[str]:
 
 
 def _launch(
-    key: int, cell: Planned, slot: int, place: int | None, room: Room, shares: bool = True
+    want: Want, cell: Planned, slot: int, place: int | None, room: Room, shares: bool
 ) -> _Job:
     """Start a cell on a GPU. shares: whether by the service there, if there is one."""
     folder = cell.settings.cell.folder
@@ -143,7 +144,7 @@ def _launch(
     # Bars of running cells make sense on a terminal only; a log gets one line a finished cell.
     bar = tqdm(total=1, desc=f"  {label}", position=slot + 1, leave=False,
                disable=not sys.stderr.isatty())  # fmt: skip
-    return _Job(key, cell, process, bar, slot, place)
+    return _Job(want.key, cell, process, bar, slot, place, want.need_bytes)
 
 
 class _Run:
@@ -177,7 +178,8 @@ class _Run:
             # Who comes after an error may find a service that is none any more, and one that is
             # alone needs none: unless it would find it untold.
             shares = start.key not in self.faulty or self.room.found_before
-            job = _launch(start.key, self.cells[start.key], slot, start.gpu, self.room, shares)
+            want = next(want for want in wants if want.key == start.key)
+            job = _launch(want, self.cells[start.key], slot, start.gpu, self.room, shares)
             beside = [other for other in self.running if other.gpu == start.gpu]
             for other in [*beside, job] if beside else []:
                 other.company = True
@@ -191,7 +193,8 @@ class _Run:
         if why is not None and job.gpu is not None:
             self.alone_on[job.key] = job.gpu
             if why == RAN_OUT:
-                self.room.needs.ran_out(job.cell.settings.cell)
+                assert job.need_bytes is not None  # it was on a GPU
+                self.room.needs.ran_out(job.cell.settings.cell, job.need_bytes)
             else:
                 self.faulty.add(job.key)
             self.waiting.insert(0, job.key)

@@ -159,6 +159,7 @@ def _precision_notes(result: DatasetResults) -> list[str]:
 
 
 def _training_notes(result: DatasetResults) -> list[str]:
+    """What the tests cannot say, and for which methods there are too few trainings."""
     lines = []
     for number, words in ((1, "One training"), (2, "Two trainings")):
         few = [m.label for m in result.methods if len(m.seeds) == number]

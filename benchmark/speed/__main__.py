@@ -131,20 +131,18 @@ class Session:
         try:
             before = json.loads((self.out / f"{self.name}.json").read_text(encoding="utf-8"))
             git, was = self.facts["git"], before["git"]
-            if self.facts["session"] and before["session"] == self.facts["session"]:
+            if self.facts["session"] and before.get("session") == self.facts["session"]:
                 same = git["commit"] == was["commit"]
             else:
                 same = git == was and not git["dirty"]
-            if not (same and all(before[key] == self.facts[key] for key in SAME)):
-                lost = ", ".join(sorted(before["parts"].keys() - set(self.parts)))
-                if lost:
-                    print(f"note: written anew, without what was measured before: {lost}",
-                          file=sys.stderr)  # fmt: skip
-            else:
+            if same and all(before[key] == self.facts[key] for key in SAME):
                 for kind in ("parts", "seconds", "skipped"):
                     kept = {k: v for k, v in before[kind].items() if k not in self.parts}
                     self.facts[kind] |= kept
                 self.facts["command"] = f"{before['command']}; {self.facts['command']}"
+            elif lost := ", ".join(sorted(before["parts"].keys() - set(self.parts))):
+                print(f"note: written anew, without what was measured before: {lost}",
+                      file=sys.stderr)  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # none, or not one of ours: it is written anew
 
