@@ -538,7 +538,7 @@ def test_a_measurement_that_takes_too_long_is_cut_short(checkout: Path, tmp_path
         out,
         PARTS="train:1",
         FAKE_SLEEP=60,
-        LIMIT_SECONDS=1,
+        LIMIT_SECONDS=5,
     )
     assert "cut short" in one_error(done, code=124)
     assert (out / "first.json").exists()
