@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diger.gpu import kernels_for
+from diger.passes import loops_for
 from diger.quantizer import SAFE_EXPONENT, Assignment, Nearest, Sinkhorn
 
 
@@ -46,6 +47,34 @@ class Relaxed(torch.autograd.Function):
         return kernels.relax_back(grad, soft, ctx.tau), None, None, None
 
 
+class RelaxedRows(torch.autograd.Function):
+    """``Relaxed`` on a CPU, with noise [<= n, K] that is given, of the first rows alone; scale, a
+    scalar or [K], may be learned."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scale: Tensor, noise: Tensor, tau: float) -> Tensor:
+        loops = loops_for(logits)
+        assert loops is not None
+        soft, hard = torch.empty_like(logits), torch.empty_like(logits)
+        by_code = scale.detach().expand(logits.shape[-1]).contiguous()
+        given = (logits.detach().contiguous(), noise.contiguous(), by_code)
+        loops.relax(*(x.numpy() for x in given), tau, soft.numpy(), hard.numpy())
+        ctx.save_for_backward(soft, scale, noise)
+        ctx.tau = tau
+        return hard
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        soft, scale, noise = ctx.saved_tensors
+        loops, out = loops_for(soft), torch.empty_like(soft)
+        assert loops is not None
+        loops.relax_back(grad.contiguous().numpy(), soft.numpy(), ctx.tau, out.numpy())
+        if not ctx.needs_input_grad[1]:
+            return out, None, None, None
+        return out, (out[: len(noise)] * noise).sum_to_size(scale.shape), None, None
+
+
 class QuantisationLoss(torch.autograd.Function):
     """mean ||sg(r) - e||^2 + beta mean ||r - sg(e)||^2 of code vectors e and residuals r [n, D]:
     the codebook loss and beta times the commitment loss (van den Oord et al., NeurIPS 2017).
@@ -55,16 +84,28 @@ class QuantisationLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, e: Tensor, r: Tensor, beta: float, weight: Tensor | None) -> Tensor:
+        ctx.beta = beta
+        if weight is not None and (loops := loops_for(e)) is not None:
+            weight = weight.contiguous()
+            apart = torch.empty_like(e, memory_format=torch.contiguous_format)
+            rows = (x.detach().contiguous().numpy() for x in (e, r, weight))
+            error = float(loops.squares(*rows, apart.numpy()))
+            ctx.save_for_backward(apart, weight)
+            return e.new_tensor(error * (1 + beta))
         apart = e - r
         errors = apart.square().sum(-1)
         ctx.save_for_backward(apart, weight)
-        ctx.beta = beta
         return (errors.mean() if weight is None else errors @ weight) * (1 + beta)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         apart, weight = ctx.saved_tensors
+        if weight is not None and (loops := loops_for(apart)) is not None:
+            by_e, by_r = torch.empty_like(apart), torch.empty_like(apart)
+            to = (by_e.numpy(), by_r.numpy())
+            loops.squares_back(apart.numpy(), weight.numpy(), 2 * float(grad), ctx.beta, *to)
+            return by_e, by_r if ctx.needs_input_grad[1] else None, None, None
         share = 1 / len(apart) if weight is None else weight[:, None]
         d_e = apart * (2 * grad * share)
         return d_e, d_e * -ctx.beta if ctx.needs_input_grad[1] else None, None, None
@@ -133,6 +174,20 @@ def residual_quantisation(
 def straight_through(soft: Tensor, codes: Tensor) -> Tensor:
     """See ``StraightThrough``."""
     return StraightThrough.apply(soft, codes)  # type: ignore[no-untyped-call]
+
+
+def relaxed_rows(logits: Tensor, scale: Tensor, noise: Tensor, tau: float) -> Tensor:
+    """See ``RelaxedRows``."""
+    return RelaxedRows.apply(logits, scale, noise, tau)  # type: ignore[no-untyped-call]
+
+
+def largest(x_nxK: Tensor) -> Tensor:
+    """int64 [n]: where the largest number of each row is."""
+    if (loops := loops_for(x_nxK)) is None:
+        return x_nxK.argmax(-1)
+    found = torch.empty(len(x_nxK), dtype=torch.int64)
+    loops.largest(x_nxK.detach().contiguous().numpy(), found.numpy())
+    return found
 
 
 def relaxed(logits: Tensor, scale: Tensor, key: Tensor, tau: float) -> Tensor:

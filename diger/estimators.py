@@ -26,9 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diger.checks import SettingError, above, at_least, one_of
-from diger.codes import quantisation_loss, relaxed, straight_through
+from diger.codes import largest, quantisation_loss, relaxed, relaxed_rows, straight_through
 from diger.gpu import kernels_for
 from diger.keep import draw_keys
+from diger.passes import loops_for
 from diger.quantizer import (
     PART,
     Nearest,
@@ -123,7 +124,7 @@ class Estimator(nn.Module):
     def forward_codes(self, logits_nxK: Tensor, cached_n: Tensor | None) -> Tensor:
         """int64 [n]: the codes of the forward pass, given the noisy logits of a level and, where
         the caller has them, the items' codes of the last refresh."""
-        return logits_nxK.argmax(-1)
+        return largest(logits_nxK)
 
     def present(self, y: Tensor) -> Tensor:
         """y as the recommender gets it, with or without its gradient."""
@@ -172,7 +173,7 @@ class Estimator(nn.Module):
         ys, nearest = [], []
         for level, codebook in enumerate(codebooks):
             logits = nearness(residual, codebook) / self.unit[level]
-            nearest.append(logits.detach().argmax(-1))
+            nearest.append(largest(logits.detach()))
             cached = None if cached_nxm is None else cached_nxm[:, level]
             y = self.relax(logits, level, generator, cached, there)
             chosen = y @ codebook
@@ -196,6 +197,7 @@ class Estimator(nn.Module):
     ) -> Tensor:
         """y_l [n, K]: exactly one-hot in value, the gradient of the soft codes; ``there`` as of
         ``tokenize``."""
+        at_once = self._draws_plainly and loops_for(logits_nxK) is not None
         if generator is not None:
             scale = self.noise_scale(level)
             if self._in_one_launch(logits_nxK, scale):
@@ -203,19 +205,28 @@ class Estimator(nn.Module):
                     logits_nxK, scale, draw_keys(logits_nxK, 1, generator), float(self.tau)
                 )
             noise = sample_gumbel(logits_nxK[:there], generator)
+            if at_once:
+                return relaxed_rows(logits_nxK, scale, noise, float(self.tau))
             if filling := len(logits_nxK) - len(noise):
                 noise = F.pad(noise, (0, 0, 0, filling))
             logits_nxK = logits_nxK + scale * noise
+        elif at_once:
+            nothing = logits_nxK.new_zeros(())
+            return relaxed_rows(logits_nxK, nothing, logits_nxK[:0].detach(), float(self.tau))
         soft = (logits_nxK / self.temperature()).softmax(-1)
         codes = self.forward_codes(logits_nxK, cached_n)
         return straight_through(soft, codes)
 
     def _in_one_launch(self, logits: Tensor, scale: Tensor) -> bool:
-        """Whether ``relaxed`` does what this estimator does: nothing learns the noise or overrules
-        the draw, and the temperature is a number."""
-        cls, fixed = type(self), not scale.requires_grad
+        """Whether ``relaxed`` does what this estimator does: it does not learn the noise."""
+        return self._draws_plainly and not scale.requires_grad and kernels_for(logits) is not None
+
+    @property
+    def _draws_plainly(self) -> bool:
+        """Whether nothing overrules the draw, and the temperature is a number."""
+        cls = type(self)
         own = cls.forward_codes is Estimator.forward_codes, cls.temperature is Estimator.temperature
-        return fixed and all(own) and kernels_for(logits) is not None
+        return all(own)
 
     @torch.no_grad()
     def median_gaps(self, latent_NxD: Tensor, codebooks: Tensor) -> Tensor:

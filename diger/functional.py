@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diger.gpu import kernels_for
-from diger.heads import Order, gram, heads_first, times
+from diger.heads import Order
 from diger.passes import (
     EPSILON,
     norm_backward,
@@ -32,7 +32,7 @@ from diger.passes import (
     softmax_kept,
 )
 from diger.positions import ScoreGradient
-from diger.residual import UNLINKED, Links, added, dropped, meet, project, project_backward
+from diger.residual import UNLINKED, Links, added, dropped, project, project_backward
 
 
 class RMSNorm(torch.autograd.Function):
@@ -90,12 +90,11 @@ class SelfAttention(torch.autograd.Function):
             ctx.save_for_backward(norm, qkv, o, out, bias, mask, read, keep_weights, keep_out, *met)
             return added(x, read @ o.T, keep_out, scale, links.after)
         assert mask is None
-        order = Order(len(x), heads, heads_first(qkv))
-        met = meet(x, norm, qkv, links.before)
-        apart = order.apart(met.normed, met.weight, 3)
+        order = Order(len(x), heads)
+        out, met = project(x, norm, qkv, links.before)
+        apart = order.apart(out, 3)
         q, k, v = apart
-        bias, keep_weights = order.swapped(bias), order.of_keep(keep_weights)
-        scores = order.unflatten(torch.bmm(q, k.transpose(1, 2)))
+        scores = torch.bmm(q, k.transpose(1, 2)).unflatten(0, (len(x), heads))
         weights, read_by = softmax_kept(scores, bias, keep_weights, scale)
         read_by = read_by.flatten(0, 1)
         read = order.together(torch.bmm(read_by, v)[None])
@@ -103,7 +102,7 @@ class SelfAttention(torch.autograd.Function):
             norm, qkv, o, apart, weights, read_by, read, keep_weights, keep_out, *met
         )
         ctx.order = order
-        return added(x, times(read, o.T), keep_out, scale, links.after)
+        return added(x, read @ o.T, keep_out, scale, links.after)
 
     @staticmethod
     @once_differentiable
@@ -132,7 +131,7 @@ class SelfAttention(torch.autograd.Function):
          *saved) = ctx.saved_tensors  # fmt: skip
         q, k, v = apart
         rows = dropped(grad, keep_out, ctx.scale, q.dtype, ctx.links.after)
-        (d_read,) = ctx.order.apart(rows, o.T, 1)
+        (d_read,) = ctx.order.apart(rows @ o, 1)
         moved = torch.empty_like(apart)
         torch.bmm(read_by.transpose(1, 2), d_read, out=moved[2])
         d_kept = torch.bmm(d_read, v.transpose(1, 2))
@@ -144,9 +143,8 @@ class SelfAttention(torch.autograd.Function):
         d_x, d_norm, d_qkv = project_backward(
             together, grad, tuple(saved), norm, qkv, ctx.links.before
         )
-        d_o = gram(read, rows).T
-        d_position = ctx.order.swapped(d_scores).sum(0, keepdim=True, dtype=weights.dtype)
-        return d_x, d_norm, d_qkv, d_o, None, d_position, *[None] * 7
+        d_position = d_scores.sum(0, keepdim=True, dtype=weights.dtype)
+        return d_x, d_norm, d_qkv, rows.T @ read, None, d_position, *[None] * 7
 
 
 class CrossAttention(torch.autograd.Function):

@@ -13,6 +13,7 @@ from diger.checks import above, at_least, whole
 from diger.estimators import Estimator
 from diger.generator import Generator
 from diger.gpu import kernels_for
+from diger.passes import loops_for
 from diger.tokenizer import Tokenizer
 
 
@@ -156,29 +157,39 @@ class FlatAdamW(torch.optim.AdamW):
 
     def step(self, closure: Any = None) -> Any:
         """As AdamW's own."""
-        if closure is not None or not all(self._by_kernel(group) for group in self.param_groups):
+        if closure is not None or not all(self._at_once(group) for group in self.param_groups):
             return super().step(closure)
         for group in self.param_groups:
             (whole,) = group["params"]
-            state, kernels = self.state[whole], kernels_for(whole)
-            assert kernels is not None
+            state = self.state[whole]
+            if not state:  # on a CPU, where the first step is like all others
+                state["step"] = torch.zeros(())
+                state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(whole) for _ in "12")
             state["step"] += 1
-            kernels.adamw_(
-                whole.data, whole.grad, (state["exp_avg"], state["exp_avg_sq"]), state["step"],
-                group["lr"], group["betas"], group["weight_decay"], group["eps"],
+            moments = state["exp_avg"], state["exp_avg_sq"]
+            if (kernels := kernels_for(whole)) is not None:
+                kernels.adamw_(
+                    whole.data, whole.grad, moments, state["step"], group["lr"], group["betas"],
+                    group["weight_decay"], group["eps"],
+                )  # fmt: skip
+                continue
+            loops = loops_for(whole)
+            assert loops is not None and whole.grad is not None
+            arrays = (tensor.numpy() for tensor in (whole.detach(), whole.grad, *moments))
+            loops.adamw(
+                *arrays, float(state["step"]), float(group["lr"]), *group["betas"],
+                group["weight_decay"], group["eps"],
             )  # fmt: skip
         return None
 
-    def _by_kernel(self, group: dict[str, Any]) -> bool:
-        """Whether there is a kernel for a group that is where it is after its first step."""
+    def _at_once(self, group: dict[str, Any]) -> bool:
+        """Whether there is a loop for a group, or a kernel, which is for steps after the first."""
         (whole,) = group["params"]
-        return (
-            kernels_for(whole, types=(torch.float32,)) is not None
-            and whole.grad is not None
-            and bool(self.state.get(whole))
-            and isinstance(group["lr"], Tensor)
-            and not (group["amsgrad"] or group["maximize"])
-        )
+        if whole.grad is None or group["amsgrad"] or group["maximize"]:
+            return False
+        if kernels_for(whole, types=(torch.float32,)) is None:
+            return loops_for(whole) is not None
+        return bool(self.state.get(whole)) and isinstance(group["lr"], Tensor)
 
 
 def _laid_out(parameters: list[nn.Parameter]) -> nn.Parameter:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from diger.gpu import kernels_for
-from diger.heads import gram, times
 from diger.passes import EPSILON, add_kept, add_normed_backward, kept, normed_rows
 
 
@@ -123,8 +122,8 @@ def project_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients at x (with that of the residual stream around the block), norm and weight."""
     met, normed, exact, scale = saved
-    by_met = gram(grad_out, normed)
-    inner, around = times(grad_out, met), residual.flatten(0, -2)
+    by_met = grad_out.T @ normed
+    inner, around = grad_out @ met, residual.flatten(0, -2)
     if (kernels := kernels_for(residual)) is not None:
         drops = None if before is None else before.drops
         d_x, d_norm, onwards = kernels.norm_back(

@@ -19,6 +19,7 @@ from diger.checks import above, at_least, below, whole
 from diger.dropout import dropout
 from diger.gpu import kernels_for
 from diger.keep import draw_keep, keys_ahead
+from diger.passes import compiled_for
 from diger.positions import BUCKETS, Bias, ScoreGradient, ScoreGradients, buckets_on, chosen_on
 from diger.residual import UNLINKED, Link, Links
 
@@ -115,6 +116,17 @@ class Block(nn.Module):
         if self.decoder:
             found += [[getattr(self.cross_attention, name).weight] for name in "qkvo"]
         return [*found, [ff.wi.weight], [ff.wo.weight]]
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """All of its weights, norms among them, in the order in which x meets them."""
+        own, ff = self.self_attention, self.ff
+        found = [self.norm_self.weight, own.q.weight, own.k.weight, own.v.weight, own.o.weight]
+        if self.decoder:
+            cross = self.cross_attention
+            found += [self.norm_cross.weight, cross.q.weight, cross.k.weight, cross.v.weight]
+            found += [cross.o.weight]
+        return [*found, self.norm_ff.weight, ff.wi.weight, ff.wo.weight]
 
     def forward(
         self,
@@ -244,6 +256,11 @@ class Stack(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """[B, T, d]; ``mask_bias`` broadcasts to [B, H, T, T]."""
+        # Without a way back, a layer's arrays need not outlive it.
+        compiled = compiled_for(x, dtype) if torch.is_grad_enabled() else None
+        if compiled is not None:
+            out: Tensor = compiled.run(self, x, mask_bias, memory, memory_bias)
+            return out
         x = dropout(x, self.dropout, self.training)
         weights = self.weights(x, dtype)
         bias = self._bias(x, mask_bias, weights[0][0])
@@ -334,7 +351,7 @@ class Seq2Seq(nn.Module):
         ahead = torch.ones(length, length, dtype=torch.bool, device=memory.device).triu(1)
         products = self._products()
         return self.decoder(
-            tokens_BxLxd, ahead * torch.finfo(dtype).min, memory.to(products),
+            tokens_BxLxd, ahead.to(dtype) * torch.finfo(dtype).min, memory.to(products),
             self.mask_bias(mask_BxT, dtype), products,
         )  # fmt: skip
 

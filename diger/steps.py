@@ -80,12 +80,15 @@ class Steps:
     def facts(self) -> dict[str, Any]:
         """How steps ran: the way, what their passes over memory were computed by (see
         ``diger.passes``), and of recordings their number, seconds and any failure."""
-        facts: dict[str, Any] = {"way": self.way, "passes": passes_of(self.trainer.content)}
+        facts: dict[str, Any] = {"way": self.way, "passes": self._passes()}
         if self.graphs is not None:
             facts |= {"recorded": len(self.graphs), "recording_seconds": self.graphs.seconds}
             if self.graphs.failure:
                 facts |= {"failure": self.graphs.failure}
         return facts
+
+    def _passes(self) -> str:
+        return passes_of(self.trainer.content, self.trainer.generator.seq2seq.dtype)
 
     def start_epoch(self, batches: Sequence[Rows] = ()) -> None:
         """Forget the losses; and make room for these batches, the epoch's, all at once."""

@@ -112,7 +112,7 @@ def test_without_numba_there_are_no_loops(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_loops_are_for_what_they_can_read() -> None:
     assert loops_for(torch.zeros(3)) is not None
-    assert passes.passes_of(torch.zeros(3)) == "numba"
+    assert passes.passes_of(torch.zeros(3)) == "blocks"
     assert loops_for(torch.zeros(3, dtype=torch.float64)) is None
     assert loops_for(torch.zeros(3, device="meta")) is None
     assert loops_for(torch.zeros(3), torch.ones(3)) is None  # a mask, not a key

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmark.speed import batched
-from diger import functional, passes
+from diger import codes, functional, passes
 from diger.codes import quantisation_loss, straight_through
 from diger.keep import draw_keep
 from diger.seq2seq import ModelConfig, Seq2Seq
@@ -99,22 +99,6 @@ def test_a_model_of_composed_blocks_is_the_same() -> None:
         found.append(torch.autograd.grad((states * along).sum(), list(model.parameters())))
     for ours, plain in zip(*found, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-3)
-
-
-@pytest.mark.parametrize("first", [True, False], ids=["[H, B, T, h]", "[B, H, T, h]"])
-def test_either_order_of_heads_is_the_same(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With masks, not keys: these would stand for other masks in another order."""
-    torch.manual_seed(0)
-    name, arguments, leaves = self_attention(True)
-    arguments[6] = (torch.rand(B, H, T, T) > 0.3).double()
-    arguments[7] = (torch.rand(B, T, D) > 0.3).double()
-    monkeypatch.setattr(functional, "heads_first", lambda weight: first)
-    found = []
-    for module in (functional, batched):
-        out = getattr(module, name)(*arguments)
-        found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
-    for ours, plain in zip(*found, strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-10, rtol=1e-9)
 
 
 @pytest.mark.parametrize("make", [self_attention, cross_attention, feed_forward])
@@ -232,3 +216,41 @@ def test_quantisation_loss_is_codebook_plus_commitment(weighted: bool) -> None:
         torch.autograd.grad(3 * got, (e, r)), torch.autograd.grad(3 * want, (e, r)), strict=True
     ):
         torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_quantisation_loss_of_a_loop_is_that_of_operations(
+    weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    e, r = numbers(9, 5, dtype=torch.float32), numbers(9, 5, dtype=torch.float32)
+    weight = torch.rand(9).softmax(0) if weighted else None
+    found = []
+    for _ in range(2):
+        loss = quantisation_loss(e, r, 0.25, weight)
+        found.append([loss, *torch.autograd.grad(3 * loss, (e, r))])
+        monkeypatch.setattr(codes, "loops_for", lambda *_: None)
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("shape", [(), (4,)], ids=["a scalar", "a number a code"])
+def test_codes_behind_noise_in_a_loop_are_those_of_operations(shape: tuple[int, ...]) -> None:
+    """With noise for the first rows alone, and a scale that is learned."""
+    torch.manual_seed(0)
+    logits = numbers(9, 4, dtype=torch.float32)
+    scale, noise = torch.rand(shape).requires_grad_(), torch.randn(7, 4)
+    noisy = logits + scale * torch.cat([noise, torch.zeros(2, 4)])
+    soft = (noisy / 0.7).softmax(-1)
+    plain = straight_through(soft, noisy.argmax(-1))
+    ours = codes.relaxed_rows(logits, scale, noise, 0.7)
+    assert ours.equal(plain)
+    along = torch.randn(9, 4)
+    grads = [torch.autograd.grad((y * along).sum(), (logits, scale)) for y in (ours, plain)]
+    for own, wanted in zip(*grads, strict=True):
+        torch.testing.assert_close(own, wanted)
+
+
+def test_of_equal_numbers_the_first_is_the_largest() -> None:
+    x = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [-1.0, -5.0, 0.0]])
+    assert codes.largest(x).tolist() == x.argmax(-1).tolist() == [1, 0, 2]

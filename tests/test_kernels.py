@@ -40,9 +40,8 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert os.environ["TRITON_INTERPRET"] == "1"  # conftest.py: before anything imports Triton
     from diger import kernels
 
-    # The interpreter has no products of bfloat16; torch's own order of heads is that of a GPU.
+    # The interpreter has no products of bfloat16.
     monkeypatch.setattr(kernels.attention, "FUSED_TYPES", (torch.float32,))
-    monkeypatch.setattr(functional, "heads_first", lambda weight: False)
     return kernels
 
 

@@ -106,9 +106,7 @@ def results(name: str, arguments: list[object], device: str) -> list[Tensor]:
         *moved, mask = moved
         moved[4] = (moved[4] + mask).detach()
     leaves = [a for a in moved if torch.is_tensor(a) and a.requires_grad]
-    # A key's draws go by the place in memory: attention's, on all devices, in the order of a GPU.
-    with mock.patch.object(functional, "heads_first", lambda weight: False):
-        out = getattr(functional, name, linked)(*moved)
+    out = getattr(functional, name, linked)(*moved)
     along = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(device)
     grads = torch.autograd.grad((out * along).sum(), leaves, allow_unused=True)
     return [x.detach().float().cpu() for x in (out, *grads) if x is not None]
