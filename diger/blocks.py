@@ -25,10 +25,15 @@ import numpy as np
 from diger import loops
 from diger.keep import LOW
 from diger.loops import Floats, draw, loop, power_of_e, summing
-from diger.passes import EPSILON
 from diger.products import multiply, multiply_add, multiply_add_while, multiply_while
 
+#: What numba compiles into these blocks of ``diger.keep``, ``loops`` and ``products``, as their
+#: SHA-256. It keeps what it has compiled until this file changes, whatever becomes of the others:
+#: ``tests/test_compiled.py`` says what belongs here.
+MADE_OF = "491af8dfca09ff1d6d738fa9956bfdad266f551e95b5f99118006e4027829b96"
+
 f4, u4 = np.float32, np.uint32
+EPSILON = 1e-6  # that of ``diger.passes``
 SIGN, INFINITY = 0x80000000, 0x7F800000  # of a float32: see ``loops.relu_drop``
 
 #: Tokens that go through a block together, if a row has no more: weights are read anew for each.

@@ -1,8 +1,8 @@
 """A stack of the encoder-decoder, each way in one autograd function, around ``diger.blocks``.
 
 It computes what ``diger.seq2seq.Stack`` does with ``diger.functional``, dropout included, on a CPU
-in float32. What the way back needs lies in one piece of memory, which the next step finds again.
-Shapes: B rows, T tokens, M tokens of memory, N = B T, d width, H heads, I = H h, F hidden width.
+in float32. Shapes: B rows, T tokens, M tokens of memory, N = B T, d width, H heads, h head width,
+I = H h, F hidden width.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ Array = NDArray[np.float32]
 blocks: Any = compiled_blocks  # called with what is one behind the other in lists
 Shape = tuple[int, ...]
 
-#: Of a block, by what it does: how many weights it has, and how many arrays it leaves for its way
-#: back.
+#: How many weights a block has, by what it does.
 WEIGHTS = {"self": 5, "cross": 5, "forward": 3}
-MADE = {"self": 4, "cross": 6, "forward": 2}
 #: Float32 of a cache line, where arrays begin, and what is left free between them: at the same
 #: place of a page, they would share the few lines that the nearest cache has for it.
 LINE, GAP = 16, 80
@@ -70,14 +68,23 @@ class Block(NamedTuple):
     out: Array
 
 
+def takes(x: Tensor, mask_bias: Tensor, memory_bias: Tensor | None) -> bool:
+    """Whether masks are such that ``run`` takes them: one for each row by key, or, of the scores of
+    self-attention, one for all rows."""
+    b, t, _ = x.shape
+    by_key = mask_bias.shape == (b, 1, 1, t)
+    of_memory = memory_bias is None or memory_bias.shape == (b, 1, 1, memory_bias.shape[-1])
+    return of_memory and (by_key or mask_bias.shape == (t, t))
+
+
 def run(
     stack: Stack, x: Tensor, mask_bias: Tensor, memory: Tensor | None, memory_bias: Tensor | None
 ) -> Tensor:
-    """See ``Stack.forward``."""
+    """See ``Stack.forward``; ``takes`` says of which masks."""
     (b, t, _), layers = x.shape, list(stack.blocks)
     heads: int = layers[0].self_attention.heads  # type: ignore[union-attr, assignment]
     position = stack.position_bias(t, t)
-    by_key = mask_bias.ndim == 4  # [B, 1, 1, T]; otherwise it is the same for all rows
+    by_key = mask_bias.ndim == 4
     bias = position.detach()[0] if by_key else position.detach()[0] + mask_bias
     dropouts = 2 + sum(layer.masks for layer in layers)  # type: ignore[misc]
     scale = 1 / (1 - stack.dropout) if stack.drops else 1.0
@@ -106,8 +113,8 @@ class Run(torch.autograd.Function):
         ctx: Any, call: Call, x: Tensor, position: Tensor, memory: Tensor | None, *weights: Tensor
     ) -> Tensor:
         arrays, shapes = [_array(weight) for weight in weights], _shapes(call, x, weights)
-        flat, out, behind = x.new_empty(_room(shapes)), *_like(x, x)
-        stream, *made, scale = _cut(flat, shapes)
+        pieces, out, behind = [x.new_empty(_room(some)) for some in shapes], *_like(x, x)
+        (stream, scale), *made = (_cut(*both) for both in zip(pieces, shapes, strict=True))
         loops.drop(_rows(x), stream, 0, call.keys[0], call.cut, call.scale)
         for block in _blocks(call, arrays, stream, made):
             own = block.stream, *block.weights
@@ -123,16 +130,17 @@ class Run(torch.autograd.Function):
         loops.norm_times(stream, arrays[-1], scale, _rows(behind), EPSILON)
         loops.drop(_rows(behind), _rows(out), 0, call.keys[-1], call.cut, call.scale)
         ctx.call = call
-        ctx.save_for_backward(flat, x, memory, *weights)
+        ctx.save_for_backward(x, memory, *weights, *pieces)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
-        flat, x, memory, *weights = ctx.saved_tensors
-        arrays = [_array(weight) for weight in weights]
-        stream, *made, scale = _cut(flat, _shapes(call, x, weights))
+        x, memory, *saved = ctx.saved_tensors
+        weights, pieces = saved[: _weights(call)], saved[_weights(call) :]
+        arrays, shapes = [_array(weight) for weight in weights], _shapes(call, x, weights)
+        (stream, scale), *made = (_cut(*both) for both in zip(pieces, shapes, strict=True))
         order = list(_blocks(call, arrays, stream, made))
         sizes = [weight.numel() for weight in weights]
         pieces = x.new_empty(sum(sizes)).split(sizes)
@@ -145,7 +153,7 @@ class Run(torch.autograd.Function):
         loops.norm_times_back(_rows(behind), arrays[-1], order[-1].out, scale, now, to_fill.pop())
         t = x.shape[1]
         d_bias = np.zeros((t, call.heads * t), np.float32)
-        d_memory = None if memory is None else torch.zeros_like(memory)
+        d_memory = None if memory is None else _like(memory)[0].zero_()
         for block in reversed(order):
             own, gradients = (block.stream, *block.weights), to_fill[-len(block.weights) :]
             del to_fill[-len(block.weights) :]
@@ -165,36 +173,37 @@ class Run(torch.autograd.Function):
 
 
 def _blocks(
-    call: Call, weights: Sequence[Array], stream: Array, made: Sequence[Array]
+    call: Call, weights: Sequence[Array], stream: Array, made: Sequence[list[Array]]
 ) -> Iterator[Block]:
-    own, arrays, keys = iter(weights), iter(made), iter(call.keys[1:])
-    for _ in range(call.layers):
-        for does in _does(call):
-            drops = next(keys), next(keys), call.cut, call.scale * call.scale
-            left = list(islice(arrays, MADE[does]))
-            block = Block(does, list(islice(own, WEIGHTS[does])), drops, left, stream, next(arrays))
-            yield block
-            stream = block.out
+    own, keys = iter(weights), iter(call.keys[1:])
+    for does, (*left, out) in zip(_does(call) * call.layers, made, strict=True):
+        drops = next(keys), next(keys), call.cut, call.scale * call.scale
+        yield Block(does, list(islice(own, WEIGHTS[does])), drops, left, stream, out)
+        stream = out
 
 
 def _does(call: Call) -> tuple[str, ...]:
     return ("self", "cross", "forward") if call.decoder else ("self", "forward")
 
 
-def _shapes(call: Call, x: Tensor, weights: Sequence[Tensor]) -> list[Shape]:
-    """Of the stream in front of all blocks, of what each makes and the stream behind it, and of the
-    last norm's scale."""
+def _weights(call: Call) -> int:
+    """How many there are, the last norm's among them."""
+    return call.layers * sum(WEIGHTS[does] for does in _does(call)) + 1
+
+
+def _shapes(call: Call, x: Tensor, weights: Sequence[Tensor]) -> list[list[Shape]]:
+    """Of the stream in front of all blocks and the last norm's scale; and of what each block makes,
+    with the stream behind it."""
     (b, m), (_, t, d), heads = call.memory_mask.shape, x.shape, call.heads
     n, inner, hidden = b * t, len(weights[1]), len(weights[-3])
     made: dict[str, list[Shape]] = {
-        "self": [(n,), (n, 3 * inner), (n * heads * t,), (n, inner)],
+        "self": [(n,), (n, 3 * inner), (n * heads * t,), (n, inner), (n, d)],
         "cross": [
-            (n,), (n, inner), (heads * n, d), (n * heads * m,), (heads * n, d), (n, inner),
+            (n,), (n, inner), (heads * n, d), (n * heads * m,), (heads * n, d), (n, inner), (n, d),
         ],
-        "forward": [(n,), (n, hidden)],
+        "forward": [(n,), (n, hidden), (n, d)],
     }  # fmt: skip
-    layer = [shape for does in _does(call) for shape in (*made[does], (n, d))]
-    return [(n, d), *layer * call.layers, (n,)]
+    return [[(n, d), (n,)], *[made[does] for does in _does(call)] * call.layers]
 
 
 def _room(shapes: Sequence[Shape]) -> int:

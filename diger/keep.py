@@ -17,7 +17,8 @@ from torch import Tensor
 
 from diger.gpu import kernels_for
 
-# What is compiled of diger.loops has these in it and is kept until that file changes: change both.
+# What is compiled of diger.loops and diger.blocks has these in it and is kept until those change:
+# change all.
 LOW = 0xFFFFFFFF
 FIRST, SECOND, THIRD = 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB
 

@@ -10,9 +10,6 @@ compiler makes of three nested loops is a fraction of it.
 
 Every element is the sum over k = 0, 1, ... in this order, each product added without being rounded,
 whatever the shapes.
-
-numba keeps what it has compiled until the file changes that it is written in: with this one, change
-``diger.blocks``, which has it in it.
 """
 
 from __future__ import annotations

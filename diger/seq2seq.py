@@ -258,7 +258,7 @@ class Stack(nn.Module):
         """[B, T, d]; ``mask_bias`` broadcasts to [B, H, T, T]."""
         # Without a way back, a layer's arrays need not outlive it.
         compiled = compiled_for(x, dtype) if torch.is_grad_enabled() else None
-        if compiled is not None:
+        if compiled is not None and compiled.takes(x, mask_bias, memory_bias):
             out: Tensor = compiled.run(self, x, mask_bias, memory, memory_bias)
             return out
         x = dropout(x, self.dropout, self.training)

@@ -88,6 +88,8 @@ class Steps:
         return facts
 
     def _passes(self) -> str:
+        if self.way == "compile":  # torch looks into nothing but its own operations
+            return "torch"
         return passes_of(self.trainer.content, self.trainer.generator.seq2seq.dtype)
 
     def start_epoch(self, batches: Sequence[Rows] = ()) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from diger import passes, seq2seq
+from diger import blocks, keep, loops, passes, products, seq2seq
 from diger.seq2seq import ModelConfig, Seq2Seq
 
 MODELS = {
@@ -90,8 +92,10 @@ def test_a_compiler_that_fails_is_said_once(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delattr("diger.compiled", raising=False)
     passes._compiled.cache_clear()
     try:
-        with pytest.warns(UserWarning, match="slower without compiled blocks"):
-            assert passes.compiled_for(torch.zeros(1), torch.float32) is None
+        with pytest.warns(UserWarning, match="slower without compiled blocks") as caught:
+            for _ in range(2):
+                assert passes.compiled_for(torch.zeros(1), torch.float32) is None
+        assert len(caught) == 1
         assert passes.passes_of(torch.zeros(1)) == "numba"
     finally:
         passes._compiled.cache_clear()
@@ -101,11 +105,54 @@ def test_a_stack_may_be_gone_through_twice() -> None:
     """As measurements of gradients do, with ``retain_graph``."""
     torch.manual_seed(0)
     model = Seq2Seq(MODELS["narrow"]).train()
-    history = torch.randn(3, 4, 5).requires_grad_()
-    states = model.encode(history, torch.ones(3, 4, dtype=torch.bool))
-    first = torch.autograd.grad(states.sum(), history, retain_graph=True)
-    second = torch.autograd.grad(states.sum(), history)
-    assert torch.equal(first[0], second[0])
+    history, tokens = (torch.randn(3, n, 5).requires_grad_() for n in (4, 2))
+    there = torch.ones(3, 4, dtype=torch.bool)
+    states = model.decode(tokens, model.encode(history, there), there)
+    leaves = [history, tokens, *model.parameters()]
+    first = torch.autograd.grad(states.sum(), leaves, retain_graph=True)
+    second = torch.autograd.grad(states.sum(), leaves)
+    for left, right in zip(first, second, strict=True):
+        assert torch.equal(left, right)
+
+
+def test_inputs_in_pieces_and_weights_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not lie row by row, and a gradient that comes so; and weights without gradients."""
+    torch.manual_seed(0)
+    model = Seq2Seq(replace(MODELS["wide"], dropout=0.0)).train()
+    for name, weight in model.decoder.named_parameters():
+        weight.requires_grad_("wi" not in name and "norm_cross" not in name)
+    tokens, memory = (torch.randn(n, 3, 70).transpose(0, 1).requires_grad_() for n in (4, 6))
+    there, along = torch.rand(3, 6) > 0.3, torch.randn(4, 3, 70).transpose(0, 1)
+    there[:, 0] = True
+    leaves = [tokens, memory, *(p for p in model.decoder.parameters() if p.requires_grad)]
+    found = []
+    for _ in range(2):
+        states = model.decode(tokens, memory, there)
+        found.append([states, *torch.autograd.grad(states, leaves, along)])
+        monkeypatch.setattr(seq2seq, "compiled_for", lambda *_: None)
+    for ours, plain in zip(*found, strict=True):
+        size = float(plain.detach().abs().max())
+        assert size > 0
+        torch.testing.assert_close(ours, plain, atol=1e-5 * size, rtol=1e-4)
+
+
+def test_masks_of_another_kind_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, x = Seq2Seq(MODELS["narrow"]).eval(), torch.randn(3, 4, 5)
+    hidden = torch.finfo(torch.float32).min * (torch.rand(3, 1, 4, 4) > 0.7)
+    for mask in (hidden, hidden[:1, :, :1], hidden[:, :, :1]):
+        ours = model.encoder(x, mask)
+        with monkeypatch.context() as patch:
+            patch.setattr(seq2seq, "compiled_for", lambda *_: None)
+            torch.testing.assert_close(ours, model.encoder(x, mask))
+
+
+def test_blocks_are_compiled_of_what_is_there() -> None:
+    """numba would go on with what it made of an older ``loops`` or ``products``."""
+    sources = [Path(module.__file__ or "") for module in (keep, loops, products)]
+    made_of = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    assert made_of == blocks.MADE_OF, f'set MADE_OF = "{made_of}" in diger/blocks.py'
+    assert blocks.EPSILON == passes.EPSILON
 
 
 def test_without_a_way_back_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

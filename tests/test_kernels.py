@@ -533,7 +533,7 @@ def test_the_check_for_a_gpu_finds_what_is_wrong(
 
 
 def test_the_check_for_a_gpu_allows_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU, bfloat16 and float32 go the two ways that heads can lie in memory."""
+    """On a CPU, of products in bfloat16."""
     monkeypatch.setattr(check, "LENGTHS", check.LENGTHS[:3])
     torch.manual_seed(0)
     found = list(check.checks_of_blocks("cpu"))
