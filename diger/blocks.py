@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 
 from diger import loops
+from diger.folding import flat, folded, folded_three, norm_again, turn_into, turned, unfold
 from diger.keep import LOW
-from diger.loops import Floats, draw, loop, power_of_e, summing
+from diger.loops import Floats, loop, summing
 from diger.products import multiply, multiply_add, multiply_add_while, multiply_while
+from diger.scores import add_bias, softmax_drop, softmax_drop_back, sum_rows
 
-#: What numba compiles into these blocks of ``diger.keep``, ``loops`` and ``products``, as their
-#: SHA-256. It keeps what it has compiled until this file changes, whatever becomes of the others:
-#: ``tests/test_compiled.py`` says what belongs here.
-MADE_OF = "491af8dfca09ff1d6d738fa9956bfdad266f551e95b5f99118006e4027829b96"
+#: What numba compiles into these blocks, ``diger.keep``, ``loops``, ``products``, ``folding`` and
+#: ``scores``, as their SHA-256. It keeps what it has compiled until this file changes, whatever
+#: becomes of those: ``tests/test_compiled.py`` says what belongs here.
+MADE_OF = "438cc6a98a51c74d387f9e59bf8677e7c3129aef696568e7644f098ecebb8cb8"
 
 f4, u4 = np.float32, np.uint32
 EPSILON = 1e-6  # that of ``diger.passes``
@@ -46,115 +48,6 @@ def _together(rows: int, tokens: int) -> int:
     return min(rows, max(1, _ROWS // tokens))
 
 
-@summing
-def _softmax_drop(
-    scores_TxQ: Floats, first: int, low: Any, high: Any, cut: Any, weights_TxQ: Floats
-) -> None:
-    """softmax of each query, down its column; in place of the scores, what of it is kept.
-
-    Args:
-        first: the number of the first query among all of the block's, on which draws depend.
-    """
-    t, queries = scores_TxQ.shape
-    top, total = np.full(queries, f4(-np.inf)), np.zeros(queries, f4)
-    for j in range(t):
-        for i in range(queries):
-            score = scores_TxQ[j, i]
-            top[i] = score if score > top[i] else top[i]
-    for j in range(t):
-        for i in range(queries):
-            power = power_of_e(scores_TxQ[j, i] - top[i])
-            scores_TxQ[j, i] = power
-            total[i] += power
-    for i in range(queries):
-        total[i] = f4(1) / total[i]
-    for j in range(t):
-        start, keys = u4(first * t + j), u4(t)
-        for i in range(queries):
-            weight = scores_TxQ[j, i] * total[i]
-            weights_TxQ[j, i] = weight
-            kept = draw(u4(start + u4(u4(i) * keys)), low, high) >= cut
-            scores_TxQ[j, i] = weight if kept else f4(0)
-
-
-@summing
-def _softmax_drop_back(
-    grad_TxQ: Floats, weights_TxQ: Floats, first: int, low: Any, high: Any, cut: Any,
-    kept_TxQ: Floats,
-) -> None:  # fmt: skip
-    """In place of the gradient at the weights that are kept, that at the scores; and these."""
-    t, queries = grad_TxQ.shape
-    along = np.zeros(queries, f4)
-    for j in range(t):
-        start, keys = u4(first * t + j), u4(t)
-        for i in range(queries):
-            kept = draw(u4(start + u4(u4(i) * keys)), low, high) >= cut
-            weight = weights_TxQ[j, i] if kept else f4(0)
-            kept_TxQ[j, i] = weight
-            grad = grad_TxQ[j, i] * weight
-            grad_TxQ[j, i] = grad
-            along[i] += grad
-    for j in range(t):
-        for i in range(queries):
-            grad_TxQ[j, i] -= along[i] * weights_TxQ[j, i]
-
-
-@loop
-def _flat(x_RxC: Floats) -> Floats:
-    return x_RxC.reshape(-1)
-
-
-@loop
-def _turned(x_RxC: Floats, out_CxR: Floats) -> None:
-    rows, columns = x_RxC.shape
-    for j in range(columns):
-        for i in range(rows):
-            out_CxR[j, i] = x_RxC[i, j]
-
-
-@loop
-def _fold(weight_Oxd: Floats, norm_d: Floats, out_Oxd: Floats) -> None:
-    """The norm's weight folded into the product behind it."""
-    rows, d = weight_Oxd.shape
-    for i in range(rows):
-        for j in range(d):
-            out_Oxd[i, j] = weight_Oxd[i, j] * norm_d[j]
-
-
-@loop
-def _folded(weight_Oxd: Floats, norm_d: Floats) -> Floats:
-    out = np.empty_like(weight_Oxd)
-    _fold(weight_Oxd, norm_d, out)
-    return out
-
-
-@loop
-def _folded_three(q_Ixd: Floats, k_Ixd: Floats, v_Ixd: Floats, norm_d: Floats) -> Floats:
-    """[3 I, d], one below the other."""
-    width, d = q_Ixd.shape
-    out = np.empty((3 * width, d), f4)
-    _fold(q_Ixd, norm_d, out[:width])
-    _fold(k_Ixd, norm_d, out[width : 2 * width])
-    _fold(v_Ixd, norm_d, out[2 * width :])
-    return out
-
-
-@loop
-def _turn(x_RxC: Floats) -> Floats:
-    out = np.empty((x_RxC.shape[1], x_RxC.shape[0]), f4)
-    _turned(x_RxC, out)
-    return out
-
-
-@loop
-def _norm_again(x_Nxd: Floats, scale_N: Floats, out_Nxd: Floats) -> None:
-    """Rows over their root mean square, which is known."""
-    n, d = x_Nxd.shape
-    for r in range(n):
-        for j in range(d):
-            out_Nxd[r, j] = x_Nxd[r, j] * scale_N[r]
-
-
 @loop
 def _halves(key: int) -> tuple[Any, Any]:
     return u4(key & LOW), u4(key >> 32)
@@ -163,36 +56,6 @@ def _halves(key: int) -> tuple[Any, Any]:
 @loop
 def _relu_drop(x_NxF: Floats, first: int, key: int, cut: int) -> None:
     loops.relu_drop(x_NxF.view(u4), SIGN, INFINITY, first, key, cut)
-
-
-@summing
-def _unfold(by_met_Oxd: Floats, norm_d: Floats, weight_Oxd: Floats, d_norm_d: Floats) -> None:
-    """In place of the gradient at the weight with the norm's folded in, that at the weight; that at
-    the norm's is added to."""
-    rows, d = by_met_Oxd.shape
-    for i in range(rows):
-        for j in range(d):
-            d_norm_d[j] += by_met_Oxd[i, j] * weight_Oxd[i, j]
-            by_met_Oxd[i, j] *= norm_d[j]
-
-
-@loop
-def _add_bias(scores_TxRxQ: Floats, bias_TxQ: Floats, mask_RxT: Floats) -> None:
-    t, rows, queries = scores_TxRxQ.shape
-    for j in range(t):
-        for b in range(rows):
-            masked = mask_RxT[b, j]
-            for i in range(queries):
-                scores_TxRxQ[j, b, i] += bias_TxQ[j, i] + masked
-
-
-@loop
-def _sum_rows(grad_TxRxQ: Floats, out_TxQ: Floats) -> None:
-    t, rows, queries = grad_TxRxQ.shape
-    for j in range(t):
-        for b in range(rows):
-            for i in range(queries):
-                out_TxQ[j, i] += grad_TxRxQ[j, b, i]
 
 
 @summing
@@ -209,9 +72,9 @@ def self_attention(
     h, d = width // heads, x_Nxd.shape[1]
     low, high = _halves(key_weights)
     least = u4(cut)
-    met, o = _turn(_folded_three(q_Ixd, k_Ixd, v_Ixd, norm_d)), _turn(o_dxI)
+    met, o = turned(folded_three(q_Ixd, k_Ixd, v_Ixd, norm_d)), turned(o_dxI)
     some = _together(rows, t)
-    turned, near = np.empty((h, t), f4), np.empty((some * t, d), f4)
+    across, near = np.empty((h, t), f4), np.empty((some * t, d), f4)
     held = np.empty(t * some * heads * t, f4)
     for b in range(0, rows, some):
         now = min(some, rows - b)
@@ -225,11 +88,11 @@ def self_attention(
             own = projected_Nx3I[n + r * t : n + (r + 1) * t]
             for head in range(heads):
                 c, q = head * h, (r * heads + head) * t
-                _turned(own[:, c : c + h], turned)
-                multiply(own[:, width + c : width + c + h], turned, scores[:, q : q + t])
-        _add_bias(scores.reshape(t, now, heads * t), bias_TxHT, mask_BxT[b : b + now])
+                turn_into(own[:, c : c + h], across)
+                multiply(own[:, width + c : width + c + h], across, scores[:, q : q + t])
+        add_bias(scores.reshape(t, now, heads * t), bias_TxHT, mask_BxT[b : b + now])
         kept = weights_BHTT[b * heads * t * t : (b + now) * heads * t * t].reshape(t, queries)
-        _softmax_drop(scores, b * heads * t, low, high, least, kept)
+        softmax_drop(scores, b * heads * t, low, high, least, kept)
         for r in range(now):
             own = projected_Nx3I[n + r * t : n + (r + 1) * t]
             read = read_NxI[n + r * t : n + (r + 1) * t]
@@ -255,9 +118,9 @@ def self_attention_back(
     h, d = width // heads, grad_Nxd.shape[1]
     low, high = _halves(key_weights)
     least = u4(cut)
-    met = _folded_three(q_Ixd, k_Ixd, v_Ixd, norm_d)
+    met = folded_three(q_Ixd, k_Ixd, v_Ixd, norm_d)
     some = _together(rows, t)
-    turned, near = np.empty((h, t), f4), np.empty((2, some * t, d), f4)
+    across, near = np.empty((h, t), f4), np.empty((2, some * t, d), f4)
     d_read_, moved_ = np.empty((some * t, width), f4), np.empty((some * t, 3 * width), f4)
     held, held_too = np.empty(t * some * heads * t, f4), np.empty(t * some * heads * t, f4)
     d_o_dxI[:] = f4(0)
@@ -272,8 +135,8 @@ def self_attention_back(
         d_read, moved = d_read_[: end - n], moved_[: end - n]
         loops.drop(grad_Nxd[n:end], onto, n * d, key_out, cut, factor)
         behind = end + end - n
-        multiply_add_while(onto.T, read_NxI[n:end], d_o_dxI, _flat(x_Nxd[end:behind]))
-        multiply_while(onto, o_dxI, d_read, _flat(read_NxI[end:behind]))
+        multiply_add_while(onto.T, read_NxI[n:end], d_o_dxI, flat(x_Nxd[end:behind]))
+        multiply_while(onto, o_dxI, d_read, flat(read_NxI[end:behind]))
         queries = now * heads * t
         grads, kept = (
             held[: t * queries].reshape(t, queries),
@@ -283,11 +146,11 @@ def self_attention_back(
             own, given = projected_Nx3I[n + r * t : n + (r + 1) * t], d_read[r * t : (r + 1) * t]
             for head in range(heads):
                 c, q = head * h, (r * heads + head) * t
-                _turned(given[:, c : c + h], turned)
-                multiply(own[:, 2 * width + c : 2 * width + c + h], turned, grads[:, q : q + t])
+                turn_into(given[:, c : c + h], across)
+                multiply(own[:, 2 * width + c : 2 * width + c + h], across, grads[:, q : q + t])
         weights = weights_BHTT[b * heads * t * t : (b + now) * heads * t * t].reshape(t, queries)
-        _softmax_drop_back(grads, weights, b * heads * t, low, high, least, kept)
-        _sum_rows(grads.reshape(t, now, heads * t), d_bias_TxHT)
+        softmax_drop_back(grads, weights, b * heads * t, low, high, least, kept)
+        sum_rows(grads.reshape(t, now, heads * t), d_bias_TxHT)
         for r in range(now):
             own, given = projected_Nx3I[n + r * t : n + (r + 1) * t], d_read[r * t : (r + 1) * t]
             to = moved[r * t : (r + 1) * t]
@@ -298,8 +161,8 @@ def self_attention_back(
                 multiply(of_scores, own[:, c : c + h], to[:, k : k + h])
                 v = k + width
                 multiply(kept[:, q : q + t], given[:, c : c + h], to[:, v : v + h])
-        _norm_again(x_Nxd[n:end], scale_N[n:end], normed)
-        ahead = _flat(projected_Nx3I[end:behind])
+        norm_again(x_Nxd[n:end], scale_N[n:end], normed)
+        ahead = flat(projected_Nx3I[end:behind])
         third = len(ahead) // 3
         multiply_add_while(moved[:, :width].T, normed, d_q_Ixd, ahead[:third])
         multiply_add_while(moved[:, width : 2 * width].T, normed, d_k_Ixd, ahead[third : 2 * third])
@@ -307,9 +170,9 @@ def self_attention_back(
         weights_ahead = weights_BHTT[(b + now) * heads * t * t : (b + 2 * now) * heads * t * t]
         multiply_while(moved, met, onto, weights_ahead)
         loops.norm_back_add(onto, normed, scale_N[n:end], grad_Nxd[n:end])
-    _unfold(d_q_Ixd, norm_d, q_Ixd, d_norm_d)
-    _unfold(d_k_Ixd, norm_d, k_Ixd, d_norm_d)
-    _unfold(d_v_Ixd, norm_d, v_Ixd, d_norm_d)
+    unfold(d_q_Ixd, norm_d, q_Ixd, d_norm_d)
+    unfold(d_k_Ixd, norm_d, k_Ixd, d_norm_d)
+    unfold(d_v_Ixd, norm_d, v_Ixd, d_norm_d)
 
 
 @summing
@@ -319,7 +182,7 @@ def feed_forward(
     scale_N: Floats, hidden_NxF: Floats, out_Nxd: Floats,
 ) -> None:  # fmt: skip
     """``diger.functional.FeedForward``."""
-    d, met, narrow = x_Nxd.shape[1], _turn(_folded(wide_Fxd, norm_d)), _turn(narrow_dxF)
+    d, met, narrow = x_Nxd.shape[1], turned(folded(wide_Fxd, norm_d)), turned(narrow_dxF)
     near = np.empty((_ROWS, d), f4)
     for n in range(0, len(x_Nxd), _ROWS):
         end = min(n + _ROWS, len(x_Nxd))
@@ -339,7 +202,7 @@ def feed_forward_back(
     grad_Nxd: Floats, d_norm_d: Floats, d_wide_Fxd: Floats, d_narrow_dxF: Floats,
 ) -> None:  # fmt: skip
     d, hidden_width = narrow_dxF.shape
-    met = _folded(wide_Fxd, norm_d)
+    met = folded(wide_Fxd, norm_d)
     near, d_hidden_ = np.empty((2, _ROWS, d), f4), np.empty((_ROWS, hidden_width), f4)
     d_norm_d[:] = f4(0)
     d_wide_Fxd[:] = f4(0)
@@ -350,17 +213,17 @@ def feed_forward_back(
         d_hidden, hidden = d_hidden_[: end - n], hidden_NxF[n:end]
         loops.drop(grad_Nxd[n:end], onto, n * d, key_out, cut, factor)
         behind = end + end - n
-        multiply_add_while(onto.T, hidden, d_narrow_dxF, _flat(x_Nxd[end:behind]))
-        multiply_while(onto, narrow_dxF, d_hidden, _flat(grad_Nxd[end:behind]))
+        multiply_add_while(onto.T, hidden, d_narrow_dxF, flat(x_Nxd[end:behind]))
+        multiply_while(onto, narrow_dxF, d_hidden, flat(grad_Nxd[end:behind]))
         # What was dropped is 0 in hidden, as what relu cut off is, and gets no gradient either.
         read, write = hidden.reshape(-1), d_hidden.reshape(-1)
         for i in range(read.size):
             write[i] = f4(0) if read[i] <= f4(0) else write[i]
-        _norm_again(x_Nxd[n:end], scale_N[n:end], normed)
-        multiply_add_while(d_hidden.T, normed, d_wide_Fxd, _flat(hidden_NxF[end:behind]))
+        norm_again(x_Nxd[n:end], scale_N[n:end], normed)
+        multiply_add_while(d_hidden.T, normed, d_wide_Fxd, flat(hidden_NxF[end:behind]))
         multiply(d_hidden, met, onto)
         loops.norm_back_add(onto, normed, scale_N[n:end], grad_Nxd[n:end])
-    _unfold(d_wide_Fxd, norm_d, wide_Fxd, d_norm_d)
+    unfold(d_wide_Fxd, norm_d, wide_Fxd, d_norm_d)
 
 
 @summing
@@ -377,9 +240,9 @@ def cross_attention(
     h, t = width // heads, n_all // rows
     low, high = _halves(key_weights)
     least = u4(cut)
-    met, o, v = _turn(_folded(q_Ixd, norm_d)), _turn(o_dxI), _turn(v_Ixd)
+    met, o, v = turned(folded(q_Ixd, norm_d)), turned(o_dxI), turned(v_Ixd)
     some = _together(rows, t)
-    turned, near = np.empty((d, t), f4), np.empty((some * t, d), f4)
+    across, near = np.empty((d, t), f4), np.empty((some * t, d), f4)
     held, nothing = np.empty(m * some * heads * t, f4), np.zeros((m, heads * t), f4)
     for b in range(0, rows, some):
         now = min(some, rows - b)
@@ -398,11 +261,11 @@ def cross_attention(
             memory = memory_BMxd[(b + r) * m : (b + r + 1) * m]
             for head in range(heads):
                 at, q = head * n_all + n + r * t, (r * heads + head) * t
-                _turned(asked_HNxd[at : at + t], turned)
-                multiply(memory, turned, scores[:, q : q + t])
-        _add_bias(scores.reshape(m, now, heads * t), nothing, mask_BxM[b : b + now])
+                turn_into(asked_HNxd[at : at + t], across)
+                multiply(memory, across, scores[:, q : q + t])
+        add_bias(scores.reshape(m, now, heads * t), nothing, mask_BxM[b : b + now])
         kept = weights_BMHT[b * heads * t * m : (b + now) * heads * t * m].reshape(m, queries)
-        _softmax_drop(scores, b * heads * t, low, high, least, kept)
+        softmax_drop(scores, b * heads * t, low, high, least, kept)
         for r in range(now):
             memory = memory_BMxd[(b + r) * m : (b + r + 1) * m]
             for head in range(heads):
@@ -432,9 +295,9 @@ def cross_attention_back(
     h, t = width // heads, n_all // rows
     low, high = _halves(key_weights)
     least = u4(cut)
-    met, k = _folded(q_Ixd, norm_d), _turn(k_Ixd)
+    met, k = folded(q_Ixd, norm_d), turned(k_Ixd)
     some = _together(rows, t)
-    turned, near = np.empty((d, t), f4), np.empty((2, some * t, d), f4)
+    across, near = np.empty((d, t), f4), np.empty((2, some * t, d), f4)
     d_read_, d_query_ = np.empty((some * t, width), f4), np.empty((some * t, width), f4)
     d_seen = np.empty((heads * some * t, d), f4)
     held, held_too = np.empty(m * some * heads * t, f4), np.empty(m * some * heads * t, f4)
@@ -467,10 +330,10 @@ def cross_attention_back(
             memory = memory_BMxd[(b + r) * m : (b + r + 1) * m]
             for head in range(heads):
                 at, q = (head * some + r) * t, (r * heads + head) * t
-                _turned(d_seen[at : at + t], turned)
-                multiply(memory, turned, grads[:, q : q + t])
+                turn_into(d_seen[at : at + t], across)
+                multiply(memory, across, grads[:, q : q + t])
         weights = weights_BMHT[b * heads * t * m : (b + now) * heads * t * m].reshape(m, queries)
-        _softmax_drop_back(grads, weights, b * heads * t, low, high, least, kept)
+        softmax_drop_back(grads, weights, b * heads * t, low, high, least, kept)
         for r in range(now):
             memory = memory_BMxd[(b + r) * m : (b + r + 1) * m]
             d_memory = d_memory_BMxd[(b + r) * m : (b + r + 1) * m]
@@ -489,8 +352,8 @@ def cross_attention_back(
             d_asked = d_seen[head * some * t : head * some * t + end - n]
             multiply_add(query_NxI[n:end, own].T, d_asked, d_k_Ixd[own])
             multiply(d_asked, k[:, own], d_query[:, own])
-        _norm_again(x_Nxd[n:end], scale_N[n:end], normed)
+        norm_again(x_Nxd[n:end], scale_N[n:end], normed)
         multiply_add(d_query.T, normed, d_q_Ixd)
         multiply(d_query, met, onto)
         loops.norm_back_add(onto, normed, scale_N[n:end], grad_Nxd[n:end])
-    _unfold(d_q_Ixd, norm_d, q_Ixd, d_norm_d)
+    unfold(d_q_Ixd, norm_d, q_Ixd, d_norm_d)

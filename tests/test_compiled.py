@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diger import blocks, keep, loops, passes, products, seq2seq
+from diger import blocks, folding, keep, loops, passes, products, scores, seq2seq
 from diger.seq2seq import ModelConfig, Seq2Seq
 
 MODELS = {
@@ -149,7 +149,7 @@ def test_masks_of_another_kind_are_left_to_torch(monkeypatch: pytest.MonkeyPatch
 
 def test_blocks_are_compiled_of_what_is_there() -> None:
     """numba would go on with what it made of an older ``loops`` or ``products``."""
-    sources = [Path(module.__file__ or "") for module in (keep, loops, products)]
+    sources = [Path(module.__file__ or "") for module in (keep, loops, products, folding, scores)]
     made_of = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     assert made_of == blocks.MADE_OF, f'set MADE_OF = "{made_of}" in diger/blocks.py'
     assert blocks.EPSILON == passes.EPSILON
