@@ -27,12 +27,20 @@ from diger.folding import flat, folded, folded_three, norm_again, turn_into, tur
 from diger.keep import LOW
 from diger.loops import Floats, loop, summing
 from diger.products import multiply, multiply_add, multiply_add_while, multiply_while
-from diger.scores import add_bias, softmax_drop, softmax_drop_back, sum_rows
+from diger.scores import (
+    add_bias,
+    read_by_keys,
+    read_by_queries,
+    score_heads,
+    softmax_drop,
+    softmax_drop_back,
+    sum_rows,
+)
 
 #: What numba compiles into these blocks, ``diger.keep``, ``loops``, ``products``, ``folding`` and
 #: ``scores``, as their SHA-256. It keeps what it has compiled until this file changes, whatever
 #: becomes of those: ``tests/test_compiled.py`` says what belongs here.
-MADE_OF = "438cc6a98a51c74d387f9e59bf8677e7c3129aef696568e7644f098ecebb8cb8"
+MADE_OF = "36358d7e0950c5ffc9b665fd96736ebfb18839c6b27f31735008c2f0f9d76ea1"
 
 f4, u4 = np.float32, np.uint32
 EPSILON = 1e-6  # that of ``diger.passes``
@@ -54,6 +62,12 @@ def _halves(key: int) -> tuple[Any, Any]:
 
 
 @loop
+def _three(x_Nx3I: Floats, width: int) -> tuple[Floats, Floats, Floats]:
+    """Of queries, keys and values, [N, I] each."""
+    return x_Nx3I[:, :width], x_Nx3I[:, width : 2 * width], x_Nx3I[:, 2 * width :]
+
+
+@loop
 def _relu_drop(x_NxF: Floats, first: int, key: int, cut: int) -> None:
     loops.relu_drop(x_NxF.view(u4), SIGN, INFINITY, first, key, cut)
 
@@ -68,14 +82,12 @@ def self_attention(
 ) -> None:  # fmt: skip
     """``diger.functional.SelfAttention``."""
     rows, t = mask_BxT.shape
-    width = read_NxI.shape[1]
-    h, d = width // heads, x_Nxd.shape[1]
+    width, d = read_NxI.shape[1], x_Nxd.shape[1]
     low, high = _halves(key_weights)
     least = u4(cut)
     met, o = turned(folded_three(q_Ixd, k_Ixd, v_Ixd, norm_d)), turned(o_dxI)
     some = _together(rows, t)
-    across, near = np.empty((h, t), f4), np.empty((some * t, d), f4)
-    held = np.empty(t * some * heads * t, f4)
+    near, held = np.empty((some * t, d), f4), np.empty(t * some * heads * t, f4)
     for b in range(0, rows, some):
         now = min(some, rows - b)
         n, end = b * t, (b + now) * t
@@ -84,22 +96,12 @@ def self_attention(
         multiply(some_d, met, projected_Nx3I[n:end])
         queries = now * heads * t
         scores = held[: t * queries].reshape(t, queries)
-        for r in range(now):
-            own = projected_Nx3I[n + r * t : n + (r + 1) * t]
-            for head in range(heads):
-                c, q = head * h, (r * heads + head) * t
-                turn_into(own[:, c : c + h], across)
-                multiply(own[:, width + c : width + c + h], across, scores[:, q : q + t])
+        query, key, value = _three(projected_Nx3I[n:end], width)
+        score_heads(key, query, heads, scores)
         add_bias(scores.reshape(t, now, heads * t), bias_TxHT, mask_BxT[b : b + now])
         kept = weights_BHTT[b * heads * t * t : (b + now) * heads * t * t].reshape(t, queries)
         softmax_drop(scores, b * heads * t, low, high, least, kept)
-        for r in range(now):
-            own = projected_Nx3I[n + r * t : n + (r + 1) * t]
-            read = read_NxI[n + r * t : n + (r + 1) * t]
-            for head in range(heads):
-                c, q = head * h, (r * heads + head) * t
-                values = own[:, 2 * width + c : 2 * width + c + h]
-                multiply(scores[:, q : q + t].T, values, read[:, c : c + h])
+        read_by_queries(scores, value, heads, read_NxI[n:end])
         multiply(read_NxI[n:end], o, some_d)
         loops.drop_add(some_x, some_d, out_Nxd[n:end], n * d, key_out, cut, factor)
 
@@ -112,15 +114,14 @@ def self_attention_back(
     grad_Nxd: Floats, d_norm_d: Floats, d_q_Ixd: Floats, d_k_Ixd: Floats, d_v_Ixd: Floats,
     d_o_dxI: Floats, d_bias_TxHT: Floats,
 ) -> None:  # fmt: skip
-    """That at the bias is added to."""
+    """The gradients; to that at the bias it is added."""
     rows, t = mask_BxT.shape
-    width = read_NxI.shape[1]
-    h, d = width // heads, grad_Nxd.shape[1]
+    width, d = read_NxI.shape[1], grad_Nxd.shape[1]
     low, high = _halves(key_weights)
     least = u4(cut)
     met = folded_three(q_Ixd, k_Ixd, v_Ixd, norm_d)
     some = _together(rows, t)
-    across, near = np.empty((h, t), f4), np.empty((2, some * t, d), f4)
+    near = np.empty((2, some * t, d), f4)
     d_read_, moved_ = np.empty((some * t, width), f4), np.empty((some * t, 3 * width), f4)
     held, held_too = np.empty(t * some * heads * t, f4), np.empty(t * some * heads * t, f4)
     d_o_dxI[:] = f4(0)
@@ -142,34 +143,24 @@ def self_attention_back(
             held[: t * queries].reshape(t, queries),
             held_too[: t * queries].reshape(t, queries),
         )
-        for r in range(now):
-            own, given = projected_Nx3I[n + r * t : n + (r + 1) * t], d_read[r * t : (r + 1) * t]
-            for head in range(heads):
-                c, q = head * h, (r * heads + head) * t
-                turn_into(given[:, c : c + h], across)
-                multiply(own[:, 2 * width + c : 2 * width + c + h], across, grads[:, q : q + t])
+        query, key, value = _three(projected_Nx3I[n:end], width)
+        score_heads(value, d_read, heads, grads)
         weights = weights_BHTT[b * heads * t * t : (b + now) * heads * t * t].reshape(t, queries)
         softmax_drop_back(grads, weights, b * heads * t, low, high, least, kept)
         sum_rows(grads.reshape(t, now, heads * t), d_bias_TxHT)
-        for r in range(now):
-            own, given = projected_Nx3I[n + r * t : n + (r + 1) * t], d_read[r * t : (r + 1) * t]
-            to = moved[r * t : (r + 1) * t]
-            for head in range(heads):
-                c, q = head * h, (r * heads + head) * t
-                of_scores, k = grads[:, q : q + t], width + c
-                multiply(of_scores.T, own[:, k : k + h], to[:, c : c + h])
-                multiply(of_scores, own[:, c : c + h], to[:, k : k + h])
-                v = k + width
-                multiply(kept[:, q : q + t], given[:, c : c + h], to[:, v : v + h])
+        d_query, d_key, d_value = _three(moved, width)
+        read_by_queries(grads, key, heads, d_query)
+        read_by_keys(grads, query, heads, d_key)
+        read_by_keys(kept, d_read, heads, d_value)
         norm_again(x_Nxd[n:end], scale_N[n:end], normed)
         ahead = flat(projected_Nx3I[end:behind])
         third = len(ahead) // 3
-        multiply_add_while(moved[:, :width].T, normed, d_q_Ixd, ahead[:third])
-        multiply_add_while(moved[:, width : 2 * width].T, normed, d_k_Ixd, ahead[third : 2 * third])
-        multiply_add_while(moved[:, 2 * width :].T, normed, d_v_Ixd, ahead[2 * third :])
+        multiply_add_while(d_query.T, normed, d_q_Ixd, ahead[:third])
+        multiply_add_while(d_key.T, normed, d_k_Ixd, ahead[third : 2 * third])
+        multiply_add_while(d_value.T, normed, d_v_Ixd, ahead[2 * third :])
         weights_ahead = weights_BHTT[(b + now) * heads * t * t : (b + 2 * now) * heads * t * t]
         multiply_while(moved, met, onto, weights_ahead)
-        loops.norm_back_add(onto, normed, scale_N[n:end], grad_Nxd[n:end])
+        loops.norm_back(onto, normed, scale_N[n:end], grad_Nxd[n:end])
     unfold(d_q_Ixd, norm_d, q_Ixd, d_norm_d)
     unfold(d_k_Ixd, norm_d, k_Ixd, d_norm_d)
     unfold(d_v_Ixd, norm_d, v_Ixd, d_norm_d)
@@ -201,6 +192,7 @@ def feed_forward_back(
     scale_N: Floats, hidden_NxF: Floats,
     grad_Nxd: Floats, d_norm_d: Floats, d_wide_Fxd: Floats, d_narrow_dxF: Floats,
 ) -> None:  # fmt: skip
+    """The gradients. What was dropped inside is seen by its zeros, and needs no key."""
     d, hidden_width = narrow_dxF.shape
     met = folded(wide_Fxd, norm_d)
     near, d_hidden_ = np.empty((2, _ROWS, d), f4), np.empty((_ROWS, hidden_width), f4)
@@ -222,7 +214,7 @@ def feed_forward_back(
         norm_again(x_Nxd[n:end], scale_N[n:end], normed)
         multiply_add_while(d_hidden.T, normed, d_wide_Fxd, flat(hidden_NxF[end:behind]))
         multiply(d_hidden, met, onto)
-        loops.norm_back_add(onto, normed, scale_N[n:end], grad_Nxd[n:end])
+        loops.norm_back(onto, normed, scale_N[n:end], grad_Nxd[n:end])
     unfold(d_wide_Fxd, norm_d, wide_Fxd, d_norm_d)
 
 
@@ -289,7 +281,7 @@ def cross_attention_back(
     grad_Nxd: Floats, d_norm_d: Floats, d_q_Ixd: Floats, d_k_Ixd: Floats, d_v_Ixd: Floats,
     d_o_dxI: Floats, d_memory_BMxd: Floats,
 ) -> None:  # fmt: skip
-    """That at the memory is added to."""
+    """The gradients; to that at the memory it is added."""
     rows, m = mask_BxM.shape
     (n_all, width), d = read_NxI.shape, grad_Nxd.shape[1]
     h, t = width // heads, n_all // rows
@@ -355,5 +347,5 @@ def cross_attention_back(
         norm_again(x_Nxd[n:end], scale_N[n:end], normed)
         multiply_add(d_query.T, normed, d_q_Ixd)
         multiply(d_query, met, onto)
-        loops.norm_back_add(onto, normed, scale_N[n:end], grad_Nxd[n:end])
+        loops.norm_back(onto, normed, scale_N[n:end], grad_Nxd[n:end])
     unfold(d_q_Ixd, norm_d, q_Ixd, d_norm_d)

@@ -5,12 +5,14 @@ Shapes: N rows, R rows of any matrix and C columns, O outputs, d width, I = head
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 
 from diger.loops import Floats
-from diger.scores import inner
 
 f4 = np.float32
+# As loops.summing, but not kept: what is kept of diger.blocks has these in it.
+inner = numba.njit(error_model="numpy", fastmath={"reassoc", "contract"})
 
 
 @inner

@@ -120,26 +120,8 @@ def norm(x_Nxd: Floats, out_Nxd: Floats, scale_N: Floats, epsilon: float) -> Non
 
 
 @summing
-def norm_back(
-    inner_Nxd: Floats, normed_Nxd: Floats, scale_N: Floats, residual_Nxd: Floats, out_Nxd: Floats
-) -> None:
-    """residual + scale (inner - normed mean(inner normed)), row by row."""
-    n, d = inner_Nxd.shape
-    for r in range(n):
-        along = np.float32(0)
-        for j in range(d):
-            along += inner_Nxd[r, j] * normed_Nxd[r, j]
-        along /= np.float32(d)
-        for j in range(d):
-            inside = inner_Nxd[r, j] - normed_Nxd[r, j] * along
-            out_Nxd[r, j] = residual_Nxd[r, j] + scale_N[r] * inside
-
-
-@summing
-def norm_back_add(
-    inner_Nxd: Floats, normed_Nxd: Floats, scale_N: Floats, residual_Nxd: Floats
-) -> None:
-    """``norm_back`` in place of the residual."""
+def norm_back(inner_Nxd: Floats, normed_Nxd: Floats, scale_N: Floats, residual_Nxd: Floats) -> None:
+    """To the residual, scale (inner - normed mean(inner normed)) is added, row by row."""
     n, d = inner_Nxd.shape
     for r in range(n):
         along = np.float32(0)

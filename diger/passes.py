@@ -109,8 +109,8 @@ def add_normed_backward(residual: Tensor, inner: Tensor, normed: Tensor, scale: 
     [N, 1]."""
     if (loops := loops_for(residual)) is None:
         return torch.addcmul(residual, norm_backward(inner, normed, scale), scale)
-    out, residual = torch.empty_like(inner), residual.contiguous()
-    given = (inner, normed, scale.view(-1), residual, out)
+    out = residual.clone(memory_format=torch.contiguous_format)
+    given = (inner, normed, scale.view(-1), out)
     loops.norm_back(*(tensor.numpy() for tensor in given))
     return out
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from diger.folding import inner, turn_into
 from diger.loops import Floats, draw, power_of_e
+from diger.products import multiply
 
 f4, u4 = np.float32, np.uint32
-# As loops.summing, but not kept: what is kept of diger.blocks has these in it.
-inner = numba.njit(error_model="numpy", fastmath={"reassoc", "contract"})
 
 
 @inner
@@ -91,3 +90,38 @@ def sum_rows(grad_TxRxQ: Floats, out_TxQ: Floats) -> None:
         for b in range(rows):
             for i in range(queries):
                 out_TxQ[j, i] += grad_TxRxQ[j, b, i]
+
+
+@inner
+def score_heads(keys_NxI: Floats, queries_NxI: Floats, heads: int, scores_TxQ: Floats) -> None:
+    """The products of every key with every query of its row and head. N = R T, Q = R heads T."""
+    t, h = len(scores_TxQ), keys_NxI.shape[1] // heads
+    across = np.empty((h, t), f4)
+    for row in range(len(keys_NxI) // t):
+        keys, queries = keys_NxI[row * t : (row + 1) * t], queries_NxI[row * t : (row + 1) * t]
+        for head in range(heads):
+            c, q = head * h, (row * heads + head) * t
+            turn_into(queries[:, c : c + h], across)
+            multiply(keys[:, c : c + h], across, scores_TxQ[:, q : q + t])
+
+
+@inner
+def read_by_queries(weights_TxQ: Floats, values_NxI: Floats, heads: int, out_NxI: Floats) -> None:
+    """For each query, the sum of the values of its row and head by its weights."""
+    t, h = len(weights_TxQ), values_NxI.shape[1] // heads
+    for row in range(len(values_NxI) // t):
+        values, out = values_NxI[row * t : (row + 1) * t], out_NxI[row * t : (row + 1) * t]
+        for head in range(heads):
+            c, q = head * h, (row * heads + head) * t
+            multiply(weights_TxQ[:, q : q + t].T, values[:, c : c + h], out[:, c : c + h])
+
+
+@inner
+def read_by_keys(weights_TxQ: Floats, values_NxI: Floats, heads: int, out_NxI: Floats) -> None:
+    """The same for each key, of what is given query by query."""
+    t, h = len(weights_TxQ), values_NxI.shape[1] // heads
+    for row in range(len(values_NxI) // t):
+        values, out = values_NxI[row * t : (row + 1) * t], out_NxI[row * t : (row + 1) * t]
+        for head in range(heads):
+            c, q = head * h, (row * heads + head) * t
+            multiply(weights_TxQ[:, q : q + t], values[:, c : c + h], out[:, c : c + h])
